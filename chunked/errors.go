@@ -1,0 +1,17 @@
+package chunked
+
+import "errors"
+
+// The sentinels of this package; every error it returns for bad input wraps one of them.
+var (
+	// ErrDigestMismatch says that bytes are not the ones a digest names. Nothing of them was returned.
+	ErrDigestMismatch = errors.New("digest mismatch")
+	// ErrMalformed says that bytes break the format, or say something this project refuses (spec/zstd-chunked.md 1.6).
+	ErrMalformed = errors.New("malformed")
+	// ErrTooBig says that a size, claimed or found, is over a limit of this package.
+	ErrTooBig = errors.New("too big")
+	// ErrPathTwice says that a tar names one path twice, which a TOC cannot say: write it as plain zstd instead.
+	ErrPathTwice = errors.New("path named twice in one layer")
+	// ErrNoTarSplit says that a layer has no usable tar-split, so its TOC cannot be proved to agree with its tar.
+	ErrNoTarSplit = errors.New("no tar-split")
+)
