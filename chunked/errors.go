@@ -12,6 +12,10 @@ var (
 	ErrTooBig = errors.New("too big")
 	// ErrPathTwice says that a tar names one path twice, which a TOC cannot say: write it as plain zstd instead.
 	ErrPathTwice = errors.New("path named twice in one layer")
+	// ErrUnsayable says that a tar is sound but holds what a TOC, or a strict reader of one, does not take: sparse files,
+	// global headers, names that are not UTF-8 or leave the root. Write it as plain zstd instead. An error that wraps
+	// ErrPathTwice wraps this one too.
+	ErrUnsayable = errors.New("no TOC can say this tar")
 	// ErrNoTarSplit says that a layer has no usable tar-split, so its TOC cannot be proved to agree with its tar.
 	ErrNoTarSplit = errors.New("no tar-split")
 )
