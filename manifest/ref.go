@@ -1,0 +1,251 @@
+package manifest
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+)
+
+// Transport is the kind of place a reference names.
+type Transport string
+
+// The transports. Docker is a registry.
+const (
+	Docker        Transport = "docker"
+	OCI           Transport = "oci"
+	Store         Transport = "store"
+	OCIArchive    Transport = "oci-archive"
+	DockerArchive Transport = "docker-archive"
+	Dir           Transport = "dir"
+)
+
+// maxRef bounds what ParseRef looks at, in bytes: a path of PATH_MAX and a
+// name behind it.
+const maxRef = 8 << 10
+
+// Ref names an image in one of the places that tocsin knows. The fields that
+// a transport does not use are zero, Index -1.
+type Ref struct {
+	Transport Transport
+	Host      string        // docker, store: "docker.io"
+	Repo      string        // docker, store: "library/alpine"
+	Tag       string        // docker, store: "latest" if nothing was said; with a digest "" or kept for the destination's name
+	Digest    digest.Digest // docker, store, oci: wins over a tag
+	Path      string        // oci, archives, dir: as written
+	Name      string        // oci, archives: which image in there; "" means the only one
+	Index     int           // oci, archives: @N, counted from 0; -1 none
+}
+
+// ParseRef reads a reference as spec/cli.md 2 spells them. A bare name is a
+// registry reference, normalised as docker does it; ocidir:// and
+// oci-layout:// mean oci:. The error is ErrMalformed, or ErrUnsupported for
+// another tool's transports.
+func ParseRef(s string) (Ref, error) {
+	r, err := parseRef(s)
+	if err != nil {
+		return Ref{}, fmt.Errorf("reference %.200q: %w", s, err)
+	}
+	return r, nil
+}
+
+func parseRef(s string) (Ref, error) {
+	if len(s) > maxRef {
+		return Ref{}, fmt.Errorf("%w: longer than %d bytes", ErrMalformed, maxRef)
+	}
+	for _, p := range []string{"docker://", "ocidir://", "oci-layout://"} {
+		rest, ok := strings.CutPrefix(s, p)
+		switch {
+		case ok && p == "docker://":
+			return parseNamed(Docker, rest)
+		case ok:
+			return parsePath(OCI, rest)
+		}
+	}
+	transport, rest, ok := strings.Cut(s, ":")
+	if !ok {
+		return parseNamed(Docker, s)
+	}
+	switch t := Transport(transport); t {
+	case OCI, OCIArchive, DockerArchive, Dir:
+		return parsePath(t, rest)
+	case Store:
+		return parseStore(rest)
+	case "docker-daemon", "containers-storage":
+		return Ref{}, fmt.Errorf("transport %s: %w", t, ErrUnsupported)
+	}
+	return parseNamed(Docker, s)
+}
+
+// parseNamed reads [host/]repo[:tag][@digest].
+func parseNamed(t Transport, s string) (Ref, error) {
+	named, err := reference.ParseNormalizedNamed(s)
+	if err != nil {
+		return Ref{}, fmt.Errorf("%w: %v", ErrMalformed, err)
+	}
+	r := Ref{Transport: t, Host: reference.Domain(named), Repo: reference.Path(named), Index: -1}
+	if tagged, ok := named.(reference.Tagged); ok {
+		r.Tag = tagged.Tag()
+	}
+	if digested, ok := named.(reference.Digested); ok {
+		r.Digest = digested.Digest()
+		return r, ValidDigest(r.Digest)
+	}
+	if r.Tag == "" {
+		r.Tag = "latest"
+	}
+	return r, nil
+}
+
+// parseStore reads a name, or @digest alone.
+func parseStore(s string) (Ref, error) {
+	d, ok := strings.CutPrefix(s, "@")
+	if !ok {
+		return parseNamed(Store, s)
+	}
+	r := Ref{Transport: Store, Digest: digest.Digest(d), Index: -1}
+	return r, ValidDigest(r.Digest)
+}
+
+// parsePath reads path[:name][@digest|@N]. As in skopeo the path ends at the
+// first colon, so a name may hold more of them. dir has a path only.
+func parsePath(t Transport, s string) (Ref, error) {
+	r := Ref{Transport: t, Index: -1}
+	if t == Dir {
+		r.Path = s
+		return r, checkPath(r)
+	}
+	if i := strings.LastIndexByte(s, '@'); i >= 0 && r.choose(s[i+1:]) {
+		s = s[:i]
+	}
+	r.Path, r.Name, _ = strings.Cut(s, ":")
+	if t == DockerArchive && r.Name != "" {
+		named, err := parseNamed(Docker, r.Name)
+		if err != nil {
+			return Ref{}, err
+		}
+		r.Name = named.StoreName()
+	}
+	return r, checkPath(r)
+}
+
+// choose takes what stands behind the last @ if it is a digest or an index.
+func (r *Ref) choose(s string) bool {
+	if n, err := strconv.ParseUint(s, 10, 31); err == nil {
+		r.Index = int(n)
+		return true
+	}
+	if d := digest.Digest(s); d.Validate() == nil {
+		r.Digest = d
+		return true
+	}
+	return false
+}
+
+func checkPath(r Ref) error {
+	switch {
+	case r.Path == "":
+		return fmt.Errorf("%w: no path", ErrMalformed)
+	case strings.ContainsRune(r.Path+r.Name, 0):
+		return fmt.Errorf("%w: NUL byte", ErrMalformed)
+	case r.Index >= 0 && r.Name != "":
+		return fmt.Errorf("%w: both a name and an index", ErrMalformed)
+	}
+	return nil
+}
+
+// String returns the canonical spelling with its transport; ParseRef of it
+// gives r again.
+func (r Ref) String() string {
+	switch r.Transport {
+	case Docker:
+		return "docker://" + r.named()
+	case Store:
+		return "store:" + r.named()
+	}
+	s := string(r.Transport) + ":" + r.Path
+	if r.Name != "" {
+		s += ":" + r.Name
+	}
+	if r.Index >= 0 {
+		s += "@" + strconv.Itoa(r.Index)
+	}
+	if r.Digest != "" {
+		s += "@" + r.Digest.String()
+	}
+	return s
+}
+
+// named returns host/repo:tag@digest, as far as there is of it.
+func (r Ref) named() string {
+	s := r.Repository()
+	if r.Tag != "" {
+		s += ":" + r.Tag
+	}
+	if r.Digest != "" {
+		s += "@" + r.Digest.String()
+	}
+	return s
+}
+
+// Repository returns "docker.io/library/alpine"; "" for transports with paths
+// and for a digest alone.
+func (r Ref) Repository() string {
+	if r.Repo == "" {
+		return ""
+	}
+	return r.Host + "/" + r.Repo
+}
+
+// Familiar returns the short form that a user types: "alpine:3.20",
+// "store:alpine:3.20", and String for the rest.
+func (r Ref) Familiar() string {
+	switch r.Transport {
+	case Docker:
+		return r.FamiliarName()
+	case Store:
+		return "store:" + r.FamiliarName()
+	}
+	return r.String()
+}
+
+// FamiliarName returns the short form without a transport: "alpine:3.20". It
+// is the name itself that has no short form.
+func (r Ref) FamiliarName() string {
+	named, err := reference.ParseNormalizedNamed(r.named())
+	if err != nil { // a digest alone, or a path
+		return r.named()
+	}
+	return reference.FamiliarString(named)
+}
+
+// StoreName returns the key under which names are kept:
+// "docker.io/library/x:latest", or with "@" and the digest if there is no
+// tag. It is "" for what names no repository.
+func (r Ref) StoreName() string {
+	switch {
+	case r.Repo == "":
+		return ""
+	case r.Tag != "":
+		return r.Repository() + ":" + r.Tag
+	}
+	return r.Repository() + "@" + r.Digest.String()
+}
+
+// Reference returns what a registry is asked for: the digest if there is
+// one, else the tag.
+func (r Ref) Reference() string {
+	if r.Digest != "" {
+		return r.Digest.String()
+	}
+	return r.Tag
+}
+
+// WithDigest returns the same place addressed by digest, without tag, name
+// or index.
+func (r Ref) WithDigest(d digest.Digest) Ref {
+	r.Tag, r.Name, r.Index, r.Digest = "", "", -1, d
+	return r
+}
