@@ -1,0 +1,129 @@
+package harness
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+)
+
+// programs are the paths of what a Machine runs.
+type programs struct {
+	containerdDir string // holds containerd and its shim
+	ctr           string
+	registry      string
+	tocsin        string // may not be built yet; see buildTocsin
+	module        string // the checkout
+}
+
+// RepoDir is the checkout that the working directory is in.
+func RepoDir() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for ; ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "tools", "rootfs.sh")); err == nil {
+			return dir, nil
+		}
+		if dir == filepath.Dir(dir) {
+			return "", errors.New("harness: not inside a checkout of tocsin")
+		}
+	}
+}
+
+func findPrograms(version string) (programs, error) {
+	module, err := RepoDir()
+	if err != nil {
+		return programs{}, err
+	}
+	bin := filepath.Join(module, "bin")
+	found := programs{
+		containerdDir: bin,
+		registry:      filepath.Join(bin, "registry"),
+		tocsin:        filepath.Join(bin, "tocsin"),
+		module:        module,
+	}
+	switch version {
+	case "", "2.4":
+	case "2.1":
+		found.containerdDir = filepath.Join(bin, "containerd-2.1")
+	default:
+		return programs{}, fmt.Errorf("harness: no containerd %q; there are 2.1 and 2.4", version)
+	}
+	found.ctr = filepath.Join(found.containerdDir, "ctr")
+	for _, program := range []string{
+		found.ctr, found.registry,
+		filepath.Join(found.containerdDir, "containerd"),
+		filepath.Join(found.containerdDir, "containerd-shim-runc-v2"),
+	} {
+		if _, err := os.Stat(program); err != nil {
+			return programs{}, fmt.Errorf("harness: %w (make tools builds it)", err)
+		}
+	}
+	return found, nil
+}
+
+// Need skips a test that cannot run here: without root, runc, /dev/fuse or the programs of `make tools`. It says which.
+func Need(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: containerd, mounts")
+	}
+	if _, err := exec.LookPath("runc"); err != nil {
+		t.Skip("needs runc (make test installs it)")
+	}
+	if _, err := os.Stat("/dev/fuse"); err != nil {
+		t.Skip("needs /dev/fuse: ", err)
+	}
+	for _, version := range []string{"2.4", "2.1"} {
+		if _, err := findPrograms(version); err != nil {
+			t.Skip(err)
+		}
+	}
+}
+
+// Image is the OCI layout of a test image that tools/images.sh made, with the tags gzip and zstd; it skips the test if
+// it was not made.
+func Image(t testing.TB, name string) string {
+	t.Helper()
+	module, err := RepoDir()
+	if err != nil {
+		t.Skip(err)
+	}
+	layout := filepath.Join(module, ".cache", "images", name)
+	if _, err := os.Stat(filepath.Join(layout, "index.json")); err != nil {
+		t.Skipf("needs the image %s (tools/images.sh %s makes it)", name, name)
+	}
+	return layout
+}
+
+// Build compiles the command in the package pkg, as in "./cmd/tocsin", statically into the file out, or leaves out alone
+// if it is up to date. Several processes may do so at once.
+func Build(pkg, out string) error {
+	module, err := RepoDir()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
+		return err
+	}
+	lock, err := os.OpenFile(out+".lock", os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return err
+	}
+	defer lock.Close() // and with it the lock
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		return fmt.Errorf("harness: lock %s: %w", lock.Name(), err)
+	}
+	cmd := exec.Command("go", "build", "-o", out, pkg)
+	cmd.Dir = module
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if output, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("harness: go build %s: %w\n%s", pkg, err, output)
+	}
+	return nil
+}
