@@ -120,3 +120,8 @@ func SingleList(d digest.Digest, size int64) digest.Digest {
 func malformed(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrMalformed, fmt.Sprintf(format, args...))
 }
+
+// tooBig returns an error that wraps ErrTooBig.
+func tooBig(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrTooBig, fmt.Sprintf(format, args...))
+}

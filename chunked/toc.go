@@ -1,0 +1,205 @@
+package chunked
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/tocsin/tocsin/manifest"
+)
+
+// frameHeader is the length of a skippable frame's header, which lies before what a position points at.
+const frameHeader = 8
+
+// maxWindow is the largest zstd window taken from others: what `zstd --long` makes by default.
+const maxWindow = 128 << 20
+
+// ParseTOC verifies and parses a TOC. Nothing of compressed is looked at before its digest was compared with ref's. What
+// spec/zstd-chunked.md 1.6 lists is refused with ErrMalformed, or ErrTooBig where a limit says so; wrong bytes are
+// ErrDigestMismatch. blobSize bounds the chunks when it is not negative.
+func ParseTOC(compressed []byte, ref *manifest.TOCRef, blobSize int64) (*TOC, error) {
+	toc, err := parseTOC(compressed, ref, blobSize)
+	if err != nil {
+		return nil, fmt.Errorf("TOC %s: %w", ref.Digest, err)
+	}
+	return toc, nil
+}
+
+func parseTOC(compressed []byte, ref *manifest.TOCRef, blobSize int64) (*TOC, error) {
+	if int64(len(compressed)) > manifest.MaxTOCSize || ref.TOCRawLen > manifest.MaxTOCSize {
+		return nil, tooBig("%d bytes, %d uncompressed", len(compressed), ref.TOCRawLen)
+	}
+	if err := checkDigest(compressed, ref.Digest); err != nil {
+		return nil, err
+	}
+	raw, err := newBoundedReader(compressed, ref.TOCRawLen)
+	if err != nil {
+		return nil, err
+	}
+	defer raw.Close()
+	p := newTOCParser(ref, blobSize)
+	if err := p.parse(json.NewDecoder(raw)); err != nil {
+		return nil, inputError(err)
+	}
+	return p.toc, p.finish()
+}
+
+// checkDigest compares bytes from outside with the digest that names them.
+func checkDigest(b []byte, want digest.Digest) error {
+	if err := want.Validate(); err != nil {
+		return malformed("digest %q: %v", string(want), err)
+	}
+	if got := want.Algorithm().FromBytes(b); got != want {
+		return fmt.Errorf("%w: got %s", ErrDigestMismatch, got)
+	}
+	return nil
+}
+
+// inputError makes sure that whatever went wrong with input is one of this package's errors.
+func inputError(err error) error {
+	if errors.Is(err, ErrMalformed) || errors.Is(err, ErrTooBig) || errors.Is(err, ErrDigestMismatch) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrMalformed, err)
+}
+
+// boundedReader decompresses, and fails after limit bytes.
+type boundedReader struct {
+	*zstd.Decoder
+	left int64
+}
+
+func newBoundedReader(compressed []byte, limit int64) (*boundedReader, error) {
+	dec, err := zstd.NewReader(bytes.NewReader(compressed), zstd.WithDecoderConcurrency(1),
+		zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
+	if err != nil {
+		return nil, inputError(err)
+	}
+	return &boundedReader{dec, limit}, nil
+}
+
+func (r *boundedReader) Read(p []byte) (int, error) {
+	if int64(len(p)) > r.left+1 {
+		p = p[:r.left+1]
+	}
+	n, err := r.Decoder.Read(p)
+	if r.left -= int64(n); r.left < 0 {
+		return 0, malformed("more uncompressed bytes than claimed")
+	}
+	return n, err
+}
+
+// jsonEntry is an element of "entries" (spec/zstd-chunked.md 1.4).
+type jsonEntry struct { //nolint:maligned // the wire format has that many fields
+	Type        string            `json:"type"`
+	Name        string            `json:"name"`
+	LinkName    string            `json:"linkName"`
+	Mode        int64             `json:"mode"`
+	Size        int64             `json:"size"`
+	UID         int               `json:"uid"`
+	GID         int               `json:"gid"`
+	ModTime     time.Time         `json:"modtime"`
+	AccessTime  time.Time         `json:"accesstime"`
+	ChangeTime  time.Time         `json:"changetime"`
+	DevMajor    int64             `json:"devMajor"`
+	DevMinor    int64             `json:"devMinor"`
+	Xattrs      map[string][]byte `json:"xattrs"`
+	Digest      digest.Digest     `json:"digest"`
+	Offset      int64             `json:"offset"`
+	EndOffset   int64             `json:"endOffset"`
+	ChunkSize   int64             `json:"chunkSize"`
+	ChunkOffset int64             `json:"chunkOffset"`
+	ChunkDigest digest.Digest     `json:"chunkDigest"`
+	ChunkType   string            `json:"chunkType"`
+}
+
+// parse reads the document; what only the whole of it can show is left to finish.
+func (p *tocParser) parse(dec *json.Decoder) error {
+	if err := expectDelim(dec, '{'); err != nil {
+		return err
+	}
+	seen := map[string]bool{}
+	for dec.More() {
+		tok, err := dec.Token()
+		if err != nil {
+			return err
+		}
+		key := strings.ToLower(tok.(string)) // a key, so a string; encoding/json folds case too
+		if seen[key] {
+			return malformed("%q given twice", key)
+		}
+		seen[key] = true
+		if err := p.parseField(dec, key); err != nil {
+			return err
+		}
+	}
+	if err := expectDelim(dec, '}'); err != nil {
+		return err
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		if err == nil {
+			err = malformed("data after the document")
+		}
+		return err
+	}
+	if p.version != 1 {
+		return malformed("version %d", p.version)
+	}
+	return nil
+}
+
+func (p *tocParser) parseField(dec *json.Decoder, key string) error {
+	switch key {
+	case "version":
+		return dec.Decode(&p.version)
+	case "tarsplitdigest":
+		if err := dec.Decode(&p.toc.TarSplitDigest); err != nil {
+			return err
+		}
+		if d := p.toc.TarSplitDigest; d != "" {
+			if err := d.Validate(); err != nil {
+				return malformed("tarSplitDigest %.100q: %v", string(d), err)
+			}
+		}
+		return nil
+	case "entries":
+		return p.parseEntries(dec)
+	}
+	var ignored json.RawMessage
+	return dec.Decode(&ignored)
+}
+
+func (p *tocParser) parseEntries(dec *json.Decoder) error {
+	if err := expectDelim(dec, '['); err != nil {
+		return err
+	}
+	var e jsonEntry
+	for dec.More() {
+		e = jsonEntry{}
+		if err := dec.Decode(&e); err != nil {
+			return err
+		}
+		if err := p.add(&e); err != nil {
+			return fmt.Errorf("entry %d: %w", p.count-1, err)
+		}
+	}
+	return expectDelim(dec, ']')
+}
+
+func expectDelim(dec *json.Decoder, want json.Delim) error {
+	tok, err := dec.Token()
+	if err != nil {
+		return err
+	}
+	if tok != want {
+		return malformed("%v instead of %v", tok, want)
+	}
+	return nil
+}
