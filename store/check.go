@@ -1,0 +1,318 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/tocsin/tocsin/manifest"
+	bolt "go.etcd.io/bbolt"
+)
+
+// CheckOptions says how deep Check looks. The functions know the formats that the store does not; they do not keep
+// the bytes. Nil: that part is not looked at.
+type CheckOptions struct {
+	Verify  bool                     // hash every blob and object, not only their lengths
+	Repair  bool                     // remove corrupt objects that can be fetched again
+	Index   func(index []byte) error // validates a layer index
+	View    func(tree []byte) error  // validates a view
+	Objects func(index []byte) ([]ObjectRef, error)
+}
+
+// checkRows is the index as Check found it, so that no transaction is open while files are read.
+type checkRows struct {
+	names      map[string]nameRow
+	records    map[digest.Digest]Record
+	manifests  map[digest.Digest]bool
+	layers     map[uint64]LayerRow
+	views      map[uint64]viewRow
+	signatures []digest.Digest
+}
+
+type checkRun struct {
+	s       *Store
+	ctx     context.Context //nolint:containedctx // lives for one call of Check
+	o       CheckOptions
+	rows    checkRows
+	results []Finding
+	again   map[digest.Digest]bool // object -> can be fetched again; absent: no layer names it
+}
+
+// Check compares the index with the files, and with Verify the files with their digests. No findings: the store is
+// clean. Files that the index does not know are not its concern, they are gc's. The error is for what kept Check from
+// looking. Objects that a lazy layer does not have yet are no finding.
+func (s *Store) Check(ctx context.Context, o CheckOptions) ([]Finding, error) {
+	c := &checkRun{s: s, ctx: ctx, o: o, again: map[digest.Digest]bool{}}
+	for _, step := range []func() error{c.readIndex, c.checkManifests, c.checkNames, c.checkLayers, c.checkViews, c.checkBlobs, c.checkObjects} {
+		if err := context.Cause(ctx); err != nil {
+			return c.results, fmt.Errorf("check: %w", err)
+		}
+		if err := step(); err != nil {
+			return c.results, fmt.Errorf("check: %w", err)
+		}
+	}
+	return c.results, nil
+}
+
+func (c *checkRun) found(kind, object, format string, args ...any) *Finding {
+	c.results = append(c.results, Finding{Kind: kind, Object: object, Problem: fmt.Sprintf(format, args...)})
+	return &c.results[len(c.results)-1]
+}
+
+func (c *checkRun) readIndex() error {
+	return c.s.view(func(tx *bolt.Tx) error {
+		for err := range tx.Check() {
+			c.found("corrupt", "index.db", "%v", err)
+		}
+		return c.rows.read(tx)
+	})
+}
+
+func (r *checkRows) read(tx *bolt.Tx) error {
+	names, err := allNames(tx)
+	records, rerr := allRows[Record](tx, bucketRecords)
+	layers, lerr := allRows[LayerRow](tx, bucketLayers)
+	views, verr := allRows[viewRow](tx, bucketViews)
+	if err := errors.Join(err, rerr, lerr, verr); err != nil {
+		return err
+	}
+	*r = checkRows{names: names, records: map[digest.Digest]Record{}, manifests: map[digest.Digest]bool{},
+		layers: map[uint64]LayerRow{}, views: map[uint64]viewRow{}}
+	for _, row := range records {
+		r.records[row.Manifest] = row
+	}
+	for _, row := range layers {
+		r.layers[row.Number] = row
+	}
+	for _, row := range views {
+		r.views[row.Number] = row
+	}
+	err = tx.Bucket(bucketManifests).ForEach(func(k, _ []byte) error {
+		r.manifests[digest.Digest(k)] = true
+		return nil
+	})
+	serr := tx.Bucket(bucketSignatures).ForEach(func(k, _ []byte) error {
+		r.signatures = append(r.signatures, digest.Digest(k))
+		return nil
+	})
+	return errors.Join(err, serr)
+}
+
+func (c *checkRun) checkManifests() error {
+	for d := range c.rows.manifests {
+		raw, _, err := c.s.Manifest(d)
+		if errors.Is(err, ErrNotFound) {
+			continue // gc was here
+		}
+		if err == nil {
+			err = manifest.CheckBytes(raw, d)
+		}
+		if err != nil {
+			c.found("corrupt", "manifest "+string(d), "%v", err)
+		}
+	}
+	for _, d := range c.rows.signatures {
+		if !c.rows.manifests[d] {
+			c.found("missing", "manifest "+string(d), "has signatures")
+		}
+	}
+	return nil
+}
+
+func (c *checkRun) checkNames() error {
+	for name, row := range c.rows.names {
+		if !c.rows.manifests[row.Top] {
+			c.found("missing", "manifest "+string(row.Top), "name %s stands for it", name)
+		}
+		for _, d := range row.Records {
+			if _, ok := c.rows.records[d]; !ok {
+				c.found("missing", "record "+string(d), "name %s has it", name)
+			}
+		}
+	}
+	for d, row := range c.rows.records {
+		for _, m := range []digest.Digest{row.Manifest, row.List} {
+			if m != "" && !c.rows.manifests[m] {
+				c.found("missing", "manifest "+string(m), "record %s has it", d)
+			}
+		}
+		if _, ok := c.s.HasBlob(row.Config); !ok {
+			c.found("missing", blobRel(row.Config), "config of record %s", d)
+		}
+		c.needLayers("record "+string(d), row.Layers)
+	}
+	return nil
+}
+
+func (c *checkRun) needLayers(who string, layers []uint64) {
+	for _, n := range layers {
+		if _, ok := c.rows.layers[n]; !ok {
+			c.found("missing", fmt.Sprintf("layer %d", n), "%s has it", who)
+		}
+	}
+}
+
+func (c *checkRun) checkLayers() error {
+	for n, row := range c.rows.layers {
+		name := fmt.Sprintf("layer %d", n)
+		if err := c.checkMapped(filepath.Join(layerRel(row.TOC, row.DiffID), indexFile), c.o.Index); err != nil {
+			c.found(kindOf(err), name, "index: %v", err)
+			continue
+		}
+		if c.o.Objects == nil {
+			continue
+		}
+		refs, err := c.s.layerObjects(n, c.o.Objects)
+		if err != nil {
+			c.found(kindOf(err), name, "index: %v", err)
+			continue
+		}
+		for _, ref := range refs {
+			c.checkRef(&row, ref)
+		}
+	}
+	return nil
+}
+
+// checkRef looks at one object of one layer. Only the content of layers with a TOC can be fetched piece by piece.
+func (c *checkRun) checkRef(row *LayerRow, ref ObjectRef) {
+	lazy := row.TOC != "" && len(row.Sources) > 0 && !row.Quarantined
+	c.again[ref.Digest] = c.again[ref.Digest] || lazy
+	fi, err := os.Lstat(c.s.path(objectRel(ref.Digest)))
+	switch {
+	case notExist(err) && row.TOC == "" && ref.Size > 0:
+		c.found("missing", objectRel(ref.Digest), "content of layer %d, which was taken from a tar", row.Number)
+	case err == nil && fi.Size() != ref.Size && lazy && !c.o.Verify:
+		c.found("corrupt", objectRel(ref.Digest), "%d bytes, layer %d says %d", fi.Size(), row.Number, ref.Size)
+	}
+}
+
+func (c *checkRun) checkViews() error {
+	for n, row := range c.rows.views {
+		name := fmt.Sprintf("view %d", n)
+		if err := c.checkMapped(filepath.Join(viewRel(n), treeFile), c.o.View); err != nil {
+			c.found(kindOf(err), name, "tree: %v", err)
+		}
+		c.needLayers(name, row.Layers)
+	}
+	return nil
+}
+
+func (c *checkRun) checkMapped(rel string, validate func([]byte) error) error {
+	m, err := mapFile(c.s.path(rel))
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	if validate == nil {
+		return nil
+	}
+	return validate(m.Bytes())
+}
+
+func kindOf(err error) string {
+	if errors.Is(err, ErrNotFound) {
+		return "missing"
+	}
+	return "corrupt"
+}
+
+// checkBlobs never removes one: the store cannot tell whether a blob can be fetched again.
+func (c *checkRun) checkBlobs() error {
+	if !c.o.Verify {
+		return nil
+	}
+	return c.s.eachDir("blobs", 1, func(rel string, names []string) error {
+		for _, name := range names {
+			if d := digestOf(filepath.Base(rel), name); d != "" {
+				if err := c.verifyFile(filepath.Join(rel, name), d); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+func (c *checkRun) checkObjects() error {
+	return c.s.eachDir("objects", 2, func(rel string, names []string) error {
+		for _, name := range names {
+			d := objectDigest(rel, name)
+			switch {
+			case d == "":
+				continue
+			case strings.Contains(name, "-"):
+				c.checkLink(rel, name)
+			case c.o.Verify:
+				if err := c.verifyFile(filepath.Join(rel, name), d); err != nil {
+					return err
+				}
+				if last := len(c.results) - 1; last >= 0 && c.results[last].Object == filepath.Join(rel, name) {
+					c.repairObject(d, rel, name, names, &c.results[last])
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// checkLink demands that "<hex>-<c>" is the file "<hex>".
+func (c *checkRun) checkLink(rel, name string) {
+	a, aerr := os.Lstat(c.s.path(filepath.Join(rel, name)))
+	b, berr := os.Lstat(c.s.path(filepath.Join(rel, baseName(name))))
+	if aerr == nil && (berr != nil || !os.SameFile(a, b)) {
+		c.found("corrupt", filepath.Join(rel, name), "is not a link to its object")
+	}
+}
+
+// verifyFile adds a finding when a file at rest is not what its name says; the error is for ctx only.
+func (c *checkRun) verifyFile(rel string, d digest.Digest) error {
+	f, err := os.Open(c.s.path(rel))
+	if notExist(err) {
+		return nil
+	}
+	if err != nil {
+		c.found("corrupt", rel, "%v", err)
+		return nil
+	}
+	defer f.Close()
+	err = copyVerified(io.Discard, &ctxReader{c.ctx, f}, d)
+	if cause := context.Cause(c.ctx); cause != nil {
+		return cause
+	}
+	if err != nil {
+		c.found("corrupt", rel, "%v", err)
+	}
+	return nil
+}
+
+// repairObject removes rot that can be fetched again, or that no layer needs, links first.
+func (c *checkRun) repairObject(d digest.Digest, rel, name string, names []string, f *Finding) {
+	again, needed := c.again[d]
+	switch {
+	case !c.o.Repair:
+		return
+	case c.o.Objects == nil:
+		f.Problem += "; kept, it is not known who needs it"
+		return
+	case needed && !again:
+		f.Problem += "; kept, it cannot be fetched again"
+		return
+	}
+	for _, n := range slices.Backward(names) {
+		if baseName(n) != name {
+			continue
+		}
+		if err := c.s.disk.remove(c.s.path(filepath.Join(rel, n))); err != nil {
+			f.Problem += fmt.Sprintf("; not removed: %v", err)
+			return
+		}
+	}
+	f.Done = true
+}

@@ -1,0 +1,26 @@
+package store
+
+import (
+	"errors"
+
+	"github.com/tocsin/tocsin/manifest"
+)
+
+// ErrDigestMismatch says that bytes are not what their digest says. It is manifest's, so that one errors.Is serves
+// every package.
+var ErrDigestMismatch = manifest.ErrDigestMismatch
+
+var (
+	// ErrNotFound says that the store does not have the thing asked for.
+	ErrNotFound = errors.New("not found in the store")
+	// ErrComplete answers OpenPartial when the object is already complete: open it instead.
+	ErrComplete = errors.New("object is complete")
+	// ErrCorrupt says that a file at rest is not what the index or its name says.
+	ErrCorrupt = errors.New("corrupt in the store")
+	// ErrConflict says that a request contradicts what the store holds or itself.
+	ErrConflict = errors.New("conflict")
+	// ErrSchema says that index.db was written by another, incompatible version.
+	ErrSchema = errors.New("unknown schema version")
+	// ErrLocked says that index.lock could not be had within Options.LockTimeout.
+	ErrLocked = errors.New("index is locked")
+)

@@ -1,0 +1,230 @@
+package store
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"os"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
+)
+
+// schemaVersion changes when an older program must not touch the index any more.
+const schemaVersion = 1
+
+// The buckets of index.db. Digest keys are full digest strings, number keys are big-endian.
+var (
+	bucketMeta       = []byte("meta")       // "schema" -> version
+	bucketManifests  = []byte("manifests")  // digest -> stored manifest
+	bucketSignatures = []byte("signatures") // manifest digest -> list of signatures
+	bucketRecords    = []byte("records")    // manifest digest -> Record
+	bucketNames      = []byte("names")      // name -> nameRow
+	bucketLayers     = []byte("layers")     // number -> LayerRow
+	bucketLayerTOC   = []byte("layers-toc") // TOC digest -> number
+	bucketLayerTar   = []byte("layers-tar") // diffID of layers taken from a tar -> number
+	bucketViews      = []byte("views")      // number -> viewRow
+	bucketViewKeys   = []byte("view-keys")  // layer numbers -> number
+	bucketPins       = []byte("pins")       // id -> pinRow
+
+	keySchema = []byte("schema")
+)
+
+func buckets() [][]byte {
+	return [][]byte{bucketMeta, bucketManifests, bucketSignatures, bucketRecords, bucketNames, bucketLayers,
+		bucketLayerTOC, bucketLayerTar, bucketViews, bucketViewKeys, bucketPins}
+}
+
+// initIndex makes index.db on first use, by rename, because bbolt's own creation is not atomic.
+func (s *Store) initIndex() error {
+	unlock, err := s.lockIndex(context.Background(), unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	path := s.path("index.db")
+	if !exists(path) {
+		if err := s.createIndex(path); err != nil {
+			return err
+		}
+	}
+	db, err := s.openDB(path, true)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	return db.View(func(tx *bolt.Tx) error {
+		meta := tx.Bucket(bucketMeta)
+		if meta == nil {
+			return fmt.Errorf("index.db: %w: none", ErrSchema)
+		}
+		if v := string(meta.Get(keySchema)); v != fmt.Sprint(schemaVersion) {
+			return fmt.Errorf("index.db: %w: %q, this program writes %d", ErrSchema, v, schemaVersion)
+		}
+		return nil
+	})
+}
+
+func (s *Store) createIndex(path string) error {
+	scratch := s.path("ingest/index.new")
+	if err := s.disk.unlink(scratch); err != nil {
+		return err
+	}
+	db, err := s.openDB(scratch, false)
+	if err != nil {
+		return err
+	}
+	err = db.Update(func(tx *bolt.Tx) error {
+		for _, name := range buckets() {
+			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+				return err
+			}
+		}
+		return tx.Bucket(bucketMeta).Put(keySchema, []byte(fmt.Sprint(schemaVersion)))
+	})
+	if cerr := db.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("create index: %w", err)
+	}
+	if err := s.disk.write(path, 0o600, copyFrom(scratch)); err != nil {
+		return err
+	}
+	return s.disk.unlink(scratch)
+}
+
+func (s *Store) openDB(path string, readOnly bool) (*bolt.DB, error) {
+	// index.lock is held, so bbolt's own lock is free unless a stranger has the file open.
+	db, err := bolt.Open(path, 0o600, &bolt.Options{
+		Timeout: s.lockTimeout, ReadOnly: readOnly, FreelistType: bolt.FreelistMapType, NoStatistics: true,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	return db, nil
+}
+
+// view runs fn in a read transaction. fn keeps no slice of it and does nothing slow: other processes wait.
+func (s *Store) view(fn func(tx *bolt.Tx) error) error {
+	s.index.RLock()
+	defer s.index.RUnlock()
+	unlock, err := s.lockIndex(context.Background(), unix.LOCK_SH)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	db, err := s.openDB(s.path("index.db"), true)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	return db.View(fn)
+}
+
+// update runs fn in a write transaction; its error rolls everything back. The files that fn makes the index name
+// are durable before.
+func (s *Store) update(fn func(tx *bolt.Tx) error) (err error) {
+	s.index.Lock()
+	defer s.index.Unlock()
+	unlock, err := s.lockIndex(context.Background(), unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := s.disk.step("commit", s.path("index.db")); err != nil {
+		return err
+	}
+	db, err := s.openDB(s.path("index.db"), false)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if cerr := db.Close(); err == nil {
+			err = cerr
+		}
+	}()
+	return db.Update(fn)
+}
+
+// lockIndex takes index.lock on a descriptor of its own and returns what gives it back.
+func (s *Store) lockIndex(ctx context.Context, how int) (unlock func(), err error) {
+	f, err := os.OpenFile(s.path("index.lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.lockTimeout)
+	defer cancel()
+	if err := flockContext(ctx, f, how); err != nil {
+		return nil, fmt.Errorf("%s: %w", f.Name(), err)
+	}
+	return func() { f.Close() }, nil
+}
+
+// flockContext waits for a lock on f with a blocking flock, which the kernel queues fairly, unlike a poll. On error
+// f is closed, at once or when the wait that cannot be broken off ends.
+func flockContext(ctx context.Context, f *os.File, how int) error {
+	fd := int(f.Fd())
+	err := unix.Flock(fd, how|unix.LOCK_NB)
+	if err == nil {
+		return nil
+	}
+	if err != unix.EWOULDBLOCK {
+		f.Close()
+		return err
+	}
+	done := make(chan error, 1)
+	go func() { done <- flockRetry(fd, how) }()
+	select {
+	case err := <-done:
+		if err != nil {
+			f.Close()
+		}
+		return err
+	case <-ctx.Done():
+		go func() { <-done; f.Close() }()
+		return fmt.Errorf("%w: %w", ErrLocked, context.Cause(ctx))
+	}
+}
+
+func flockRetry(fd, how int) error {
+	for {
+		if err := unix.Flock(fd, how); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+func numberKey(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
+
+func keyNumber(b []byte) uint64 {
+	if len(b) != 8 {
+		return 0
+	}
+	return binary.BigEndian.Uint64(b)
+}
+
+// getJSON reads the row at key; false when there is none.
+func getJSON(tx *bolt.Tx, bucket, key []byte, row any) (bool, error) {
+	v := tx.Bucket(bucket).Get(key)
+	if v == nil {
+		return false, nil
+	}
+	if err := json.Unmarshal(v, row); err != nil {
+		return false, fmt.Errorf("index row %s/%q: %w: %w", bucket, key, ErrCorrupt, err)
+	}
+	return true, nil
+}
+
+func putJSON(tx *bolt.Tx, bucket, key []byte, row any) error {
+	v, err := json.Marshal(row)
+	if err != nil {
+		return fmt.Errorf("index row %s/%q: %w", bucket, key, err)
+	}
+	return tx.Bucket(bucket).Put(key, v)
+}
+
+// young says whether something of that time is still inside the grace period.
+func young(t, cutoff time.Time) bool { return t.After(cutoff) }

@@ -1,0 +1,320 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/tocsin/tocsin/manifest"
+	bolt "go.etcd.io/bbolt"
+)
+
+// Source is a place that has a layer's blob.
+type Source struct {
+	Host, Repo string
+	Blob       digest.Digest
+	Size       int64 // of the blob, in bytes
+	MediaType  string
+	// Quarantined says why this source is no longer asked: it sent wrong bytes. Empty for a good source.
+	Quarantined string `json:",omitempty"`
+}
+
+func (a Source) same(b Source) bool { return a.Host == b.Host && a.Repo == b.Repo && a.Blob == b.Blob }
+
+// LayerRow is what the index knows of one layer. A layer has a TOC, or was taken from a tar whose diffID was verified.
+type LayerRow struct {
+	Number uint64           // never reused; 0 in a row that is not stored yet
+	TOC    digest.Digest    // of the compressed TOC; "" for a layer taken from a tar
+	DiffID digest.Digest    // verified; "" if it never was
+	TOCRef *manifest.TOCRef // where TOC and tar-split lie in the blob; nil for a layer taken from a tar
+	// Sources are in the order they became known, each host, repository and blob once.
+	Sources []Source
+	// Quarantined is true when there are sources and none of them is good: the layer's missing content is denied.
+	Quarantined bool
+	Created     time.Time
+}
+
+const (
+	indexFile    = "index"
+	tarSplitFile = "tar-split"
+)
+
+// Layer gives the row of layer n. ErrNotFound.
+func (s *Store) Layer(n uint64) (*LayerRow, error) {
+	var row LayerRow
+	err := s.view(func(tx *bolt.Tx) error { return getLayer(tx, n, &row) })
+	if err != nil {
+		return nil, err
+	}
+	return &row, nil
+}
+
+// LayerByTOC gives the layer with that TOC. ErrNotFound.
+func (s *Store) LayerByTOC(toc digest.Digest) (*LayerRow, error) {
+	return s.layerBy(bucketLayerTOC, "TOC", toc)
+}
+
+// LayerByDiffID gives the layer that was taken from the tar with that verified diffID. Layers with a TOC are not
+// found this way, not even when their diffID was verified. ErrNotFound.
+func (s *Store) LayerByDiffID(diffID digest.Digest) (*LayerRow, error) {
+	return s.layerBy(bucketLayerTar, "diffID", diffID)
+}
+
+func (s *Store) layerBy(bucket []byte, what string, d digest.Digest) (*LayerRow, error) {
+	if err := checkDigest(what, d); err != nil {
+		return nil, err
+	}
+	var row LayerRow
+	err := s.view(func(tx *bolt.Tx) error {
+		n := tx.Bucket(bucket).Get([]byte(d))
+		if n == nil {
+			return fmt.Errorf("layer with %s %s: %w", what, d, ErrNotFound)
+		}
+		return getLayer(tx, keyNumber(n), &row)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &row, nil
+}
+
+// Layers lists every layer in the order of numbers.
+func (s *Store) Layers() ([]LayerRow, error) {
+	var rows []LayerRow
+	err := s.view(func(tx *bolt.Tx) (err error) {
+		rows, err = allRows[LayerRow](tx, bucketLayers)
+		return err
+	})
+	return rows, err
+}
+
+// PutLayer keeps a layer index, and the raw tar-split if there is one, and then the row, whose Number it gives back.
+// A layer that is already there keeps its number and files and gets the sources and the diffID of row.
+func (s *Store) PutLayer(row LayerRow, index, tarSplit []byte) (uint64, error) {
+	if err := checkLayer(&row); err != nil {
+		return 0, err
+	}
+	dir := s.path(layerRel(row.TOC, row.DiffID))
+	for {
+		if !exists(filepath.Join(dir, indexFile)) || !s.hasLayer(&row) {
+			if err := s.writeLayer(dir, index, tarSplit); err != nil {
+				return 0, fmt.Errorf("put layer %s: %w", filepath.Base(dir), err)
+			}
+		}
+		n, err := s.putLayerRow(row, dir)
+		if !errors.Is(err, errGone) {
+			return n, err
+		}
+	}
+}
+
+// errGone says that gc took files between their writing and their row.
+var errGone = errors.New("files went away")
+
+func checkLayer(row *LayerRow) error {
+	if row.TOC == "" && row.DiffID == "" {
+		return fmt.Errorf("put layer: %w: neither TOC nor verified diffID", ErrConflict)
+	}
+	for what, d := range map[string]digest.Digest{"TOC": row.TOC, "diffID": row.DiffID} {
+		if d == "" {
+			continue
+		}
+		if err := checkDigest(what, d); err != nil {
+			return fmt.Errorf("put layer: %w", err)
+		}
+	}
+	for _, src := range row.Sources {
+		if err := checkDigest("source blob", src.Blob); err != nil {
+			return fmt.Errorf("put layer: %w", err)
+		}
+	}
+	return nil
+}
+
+func layerKey(row *LayerRow) (bucket, key []byte) {
+	if row.TOC != "" {
+		return bucketLayerTOC, []byte(row.TOC)
+	}
+	return bucketLayerTar, []byte(row.DiffID)
+}
+
+func (s *Store) hasLayer(row *LayerRow) bool {
+	bucket, key := layerKey(row)
+	_, err := s.layerBy(bucket, "key", digest.Digest(key))
+	return err == nil
+}
+
+// writeLayer writes the index last: a directory with an index is whole.
+func (s *Store) writeLayer(dir string, index, tarSplit []byte) error {
+	split := filepath.Join(dir, tarSplitFile)
+	if tarSplit == nil {
+		if exists(split) {
+			if err := s.disk.remove(split); err != nil {
+				return err
+			}
+		}
+	} else if err := s.disk.write(split, 0o444, fillBytes(tarSplit)); err != nil {
+		return err
+	}
+	return s.disk.write(filepath.Join(dir, indexFile), 0o444, fillBytes(index))
+}
+
+func (s *Store) putLayerRow(row LayerRow, dir string) (n uint64, err error) {
+	err = s.update(func(tx *bolt.Tx) error {
+		if !exists(filepath.Join(dir, indexFile)) {
+			return errGone
+		}
+		bucket, key := layerKey(&row)
+		if old := tx.Bucket(bucket).Get(key); old != nil {
+			n = keyNumber(old)
+			var have LayerRow
+			if err := getLayer(tx, n, &have); err != nil {
+				return err
+			}
+			have.merge(&row)
+			return putJSON(tx, bucketLayers, numberKey(n), &have)
+		}
+		if n, err = tx.Bucket(bucketLayers).NextSequence(); err != nil {
+			return err
+		}
+		row.Number, row.Created = n, s.now()
+		sources := row.Sources
+		row.Sources = nil
+		row.addSources(sources)
+		if err := putJSON(tx, bucketLayers, numberKey(n), &row); err != nil {
+			return err
+		}
+		return tx.Bucket(bucket).Put(key, numberKey(n))
+	})
+	return n, err
+}
+
+func (row *LayerRow) merge(more *LayerRow) {
+	if row.DiffID == "" {
+		row.DiffID = more.DiffID
+	}
+	row.addSources(more.Sources)
+}
+
+func (row *LayerRow) addSources(more []Source) {
+	for _, src := range more {
+		if row.source(src) == nil {
+			row.Sources = append(row.Sources, src)
+		}
+	}
+	row.settle()
+}
+
+func (row *LayerRow) source(src Source) *Source {
+	for i := range row.Sources {
+		if row.Sources[i].same(src) {
+			return &row.Sources[i]
+		}
+	}
+	return nil
+}
+
+// settle derives Quarantined from the sources.
+func (row *LayerRow) settle() {
+	row.Quarantined = len(row.Sources) > 0
+	for _, src := range row.Sources {
+		if src.Quarantined == "" {
+			row.Quarantined = false
+		}
+	}
+}
+
+// SetDiffID records that the tar of layer n was rebuilt and has that digest. ErrConflict if another was recorded.
+func (s *Store) SetDiffID(n uint64, d digest.Digest) error {
+	if err := checkDigest("diffID", d); err != nil {
+		return err
+	}
+	return s.editLayer(n, func(row *LayerRow) error {
+		if row.DiffID != "" && row.DiffID != d {
+			return fmt.Errorf("layer %d: %w: diffID is %s, not %s", n, ErrConflict, row.DiffID, d)
+		}
+		row.DiffID = d
+		return nil
+	})
+}
+
+// AddSource adds a place that has the blob of layer n. A known place stays as it is, quarantined or not.
+func (s *Store) AddSource(n uint64, src Source) error {
+	if err := checkDigest("source blob", src.Blob); err != nil {
+		return err
+	}
+	return s.editLayer(n, func(row *LayerRow) error {
+		row.addSources([]Source{src})
+		return nil
+	})
+}
+
+// Quarantine marks a source of layer n as one that sent wrong bytes. ErrNotFound if the layer has no such source.
+func (s *Store) Quarantine(n uint64, src Source, reason string) error {
+	if reason == "" {
+		reason = "no reason given"
+	}
+	return s.editLayer(n, func(row *LayerRow) error {
+		have := row.source(src)
+		if have == nil {
+			return fmt.Errorf("layer %d: source %s/%s@%s: %w", n, src.Host, src.Repo, src.Blob, ErrNotFound)
+		}
+		have.Quarantined = reason
+		row.settle()
+		return nil
+	})
+}
+
+func (s *Store) editLayer(n uint64, edit func(row *LayerRow) error) error {
+	return s.update(func(tx *bolt.Tx) error {
+		var row LayerRow
+		if err := getLayer(tx, n, &row); err != nil {
+			return err
+		}
+		if err := edit(&row); err != nil {
+			return err
+		}
+		return putJSON(tx, bucketLayers, numberKey(n), &row)
+	})
+}
+
+// LayerIndex maps the layer index of layer n. The caller closes it. ErrNotFound.
+func (s *Store) LayerIndex(n uint64) (*Mapped, error) {
+	dir, err := s.layerDir(n)
+	if err != nil {
+		return nil, err
+	}
+	return mapFile(filepath.Join(dir, indexFile))
+}
+
+// TarSplit gives the raw tar-split of layer n. ErrNotFound if it has none.
+func (s *Store) TarSplit(n uint64) ([]byte, error) {
+	dir, err := s.layerDir(n)
+	if err != nil {
+		return nil, err
+	}
+	b, err := os.ReadFile(filepath.Join(dir, tarSplitFile))
+	if notExist(err) {
+		return nil, fmt.Errorf("tar-split of layer %d: %w", n, ErrNotFound)
+	}
+	return b, err
+}
+
+func (s *Store) layerDir(n uint64) (string, error) {
+	row, err := s.Layer(n)
+	if err != nil {
+		return "", err
+	}
+	return s.path(layerRel(row.TOC, row.DiffID)), nil
+}
+
+func getLayer(tx *bolt.Tx, n uint64, row *LayerRow) error {
+	ok, err := getJSON(tx, bucketLayers, numberKey(n), row)
+	if err == nil && !ok {
+		err = fmt.Errorf("layer %d: %w", n, ErrNotFound)
+	}
+	return err
+}

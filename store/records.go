@@ -1,0 +1,330 @@
+package store
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	bolt "go.etcd.io/bbolt"
+)
+
+// Record is one image of one platform, as the store holds it.
+type Record struct {
+	Manifest digest.Digest
+	List     digest.Digest // the list it was chosen from; "" if none
+	Config   digest.Digest // of the config blob, which is the image ID
+	Platform string        // os/arch[/variant]
+	Trust    string        // the name of the manifest.Trust it was committed under
+	Layers   []uint64      // data layers, bottom to top, the sentinel left out
+	Size     int64         // bytes of content of all layers, as the committer counts them
+	Names    []string      `json:"-"` // filled when read, sorted; not read by Commit
+	Created  time.Time     // when it was first committed here
+}
+
+// Commit is what one call of Store.Commit adds.
+type Commit struct {
+	Records   []Record
+	Manifests []RawManifest
+	// Signatures replace those of the manifest or list that is the key.
+	Signatures map[digest.Digest][][]byte
+	// Name moves to these records; "" leaves all names alone.
+	Name string
+	// Top is what the name resolves to: the digest of the list, or of the manifest. "" is the manifest of the only
+	// record.
+	Top digest.Digest
+}
+
+// maxName keeps a hostile reference from becoming a key that bbolt refuses half-way through.
+const maxName = 4096
+
+type nameRow struct {
+	Top     digest.Digest
+	Records []digest.Digest // of manifests
+}
+
+// Commit adds records, manifests, signatures and the name in one transaction; on error nothing has changed. What the
+// records need must be here: config blobs, layer rows, manifests and lists (here or in c); else ErrNotFound. A commit
+// under the Top that the name already has adds its records, which are other platforms of one list; another Top takes
+// the name away from the records that had it.
+func (s *Store) Commit(c Commit) error {
+	if err := c.check(); err != nil {
+		return fmt.Errorf("commit %s: %w", c.Name, err)
+	}
+	err := s.update(func(tx *bolt.Tx) error {
+		now := s.now()
+		for i := range c.Manifests {
+			if err := putManifest(tx, &c.Manifests[i], now); err != nil {
+				return err
+			}
+		}
+		for i := range c.Records {
+			if err := s.putRecord(tx, c.Records[i], now); err != nil {
+				return err
+			}
+		}
+		for d, sigs := range c.Signatures {
+			if err := putSignatures(tx, d, sigs); err != nil {
+				return err
+			}
+		}
+		if c.Name == "" {
+			return nil
+		}
+		return putName(tx, &c)
+	})
+	if err != nil {
+		return fmt.Errorf("commit %s: %w", c.Name, err)
+	}
+	return nil
+}
+
+func (c *Commit) check() error {
+	if len(c.Records) == 0 && c.Top == "" {
+		return fmt.Errorf("%w: no records", ErrConflict)
+	}
+	if len(c.Name) > maxName {
+		return fmt.Errorf("%w: name of %d bytes", ErrConflict, len(c.Name))
+	}
+	if c.Top == "" && len(c.Records) > 1 && c.Name != "" {
+		return fmt.Errorf("%w: several records and no top digest", ErrConflict)
+	}
+	if c.Top == "" {
+		c.Top = c.Records[0].Manifest
+	}
+	if err := checkDigest("top", c.Top); err != nil {
+		return err
+	}
+	for i := range c.Manifests {
+		if err := c.Manifests[i].check(); err != nil {
+			return err
+		}
+	}
+	for _, r := range c.Records {
+		if err := checkDigest("manifest", r.Manifest); err != nil {
+			return err
+		}
+		if err := checkDigest("config", r.Config); err != nil {
+			return err
+		}
+	}
+	for d := range c.Signatures {
+		if err := checkDigest("signed", d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) putRecord(tx *bolt.Tx, r Record, now time.Time) error {
+	for _, d := range []digest.Digest{r.Manifest, r.List} {
+		if d != "" && tx.Bucket(bucketManifests).Get([]byte(d)) == nil {
+			return fmt.Errorf("record %s: manifest %s: %w", r.Manifest, d, ErrNotFound)
+		}
+	}
+	if _, ok := s.HasBlob(r.Config); !ok {
+		return fmt.Errorf("record %s: config %s: %w", r.Manifest, r.Config, ErrNotFound)
+	}
+	for _, n := range r.Layers {
+		var row LayerRow
+		if err := getLayer(tx, n, &row); err != nil {
+			return fmt.Errorf("record %s: %w", r.Manifest, err)
+		}
+	}
+	var old Record
+	ok, err := getJSON(tx, bucketRecords, []byte(r.Manifest), &old)
+	if err != nil {
+		return err
+	}
+	r.Created = now
+	if ok {
+		r.Created = old.Created
+	}
+	return putJSON(tx, bucketRecords, []byte(r.Manifest), &r)
+}
+
+func putName(tx *bolt.Tx, c *Commit) error {
+	if tx.Bucket(bucketManifests).Get([]byte(c.Top)) == nil {
+		return fmt.Errorf("manifest %s: %w", c.Top, ErrNotFound)
+	}
+	var row nameRow
+	if _, err := getJSON(tx, bucketNames, []byte(c.Name), &row); err != nil {
+		return err
+	}
+	if row.Top != c.Top {
+		row = nameRow{Top: c.Top}
+	}
+	for _, r := range c.Records {
+		if !slices.Contains(row.Records, r.Manifest) {
+			row.Records = append(row.Records, r.Manifest)
+		}
+	}
+	return putJSON(tx, bucketNames, []byte(c.Name), &row)
+}
+
+// Resolve gives every record of a name, which are platforms of one list, and the digest that the name stands for.
+// ErrNotFound.
+func (s *Store) Resolve(name string) (records []Record, top digest.Digest, err error) {
+	err = s.view(func(tx *bolt.Tx) error {
+		var row nameRow
+		ok, err := getJSON(tx, bucketNames, nonEmpty(name), &row)
+		if err == nil && !ok {
+			err = fmt.Errorf("name %q: %w", name, ErrNotFound)
+		}
+		if err != nil {
+			return err
+		}
+		top = row.Top
+		records, err = recordsOf(tx, func(r *Record) bool { return slices.Contains(row.Records, r.Manifest) })
+		return err
+	})
+	return records, top, err
+}
+
+// nonEmpty makes a key of a name; bbolt takes no empty keys, and no name is a zero byte.
+func nonEmpty(name string) []byte {
+	if name == "" {
+		return []byte{0}
+	}
+	return []byte(name)
+}
+
+// ResolveDigest gives every record whose manifest, config or list has that digest, and those of a name that stands
+// for it. ErrNotFound.
+func (s *Store) ResolveDigest(d digest.Digest) ([]Record, error) {
+	if err := checkDigest("image", d); err != nil {
+		return nil, err
+	}
+	var records []Record
+	err := s.view(func(tx *bolt.Tx) error {
+		tops, err := recordsUnderTop(tx, d)
+		if err != nil {
+			return err
+		}
+		records, err = recordsOf(tx, func(r *Record) bool {
+			return r.Manifest == d || r.Config == d || r.List == d || slices.Contains(tops, r.Manifest)
+		})
+		return err
+	})
+	if err == nil && len(records) == 0 {
+		err = fmt.Errorf("image %s: %w", d, ErrNotFound)
+	}
+	return records, err
+}
+
+// recordsUnderTop finds the records of names that stand for d: one manifest may have come from several lists, and its
+// record remembers the last.
+func recordsUnderTop(tx *bolt.Tx, d digest.Digest) ([]digest.Digest, error) {
+	names, err := allNames(tx)
+	var found []digest.Digest
+	for _, row := range names {
+		if row.Top == d {
+			found = append(found, row.Records...)
+		}
+	}
+	return found, err
+}
+
+// Records lists every record, those without a name too.
+func (s *Store) Records() ([]Record, error) {
+	var records []Record
+	err := s.view(func(tx *bolt.Tx) (err error) {
+		records, err = recordsOf(tx, func(*Record) bool { return true })
+		return err
+	})
+	return records, err
+}
+
+// Names lists every name with the digest it stands for.
+func (s *Store) Names() (map[string]digest.Digest, error) {
+	tops := map[string]digest.Digest{}
+	err := s.view(func(tx *bolt.Tx) error {
+		names, err := allNames(tx)
+		for name, row := range names {
+			tops[name] = row.Top
+		}
+		return err
+	})
+	return tops, err
+}
+
+// RemoveName drops one name. The records it had stay until gc, and longer under other names and pins. ErrNotFound.
+func (s *Store) RemoveName(name string) error {
+	return s.update(func(tx *bolt.Tx) error {
+		if tx.Bucket(bucketNames).Get(nonEmpty(name)) == nil {
+			return fmt.Errorf("name %q: %w", name, ErrNotFound)
+		}
+		return tx.Bucket(bucketNames).Delete([]byte(name))
+	})
+}
+
+// RemoveRecord drops the record of one manifest from the store and from its names; names that have no record left go
+// too. Its content stays until gc. ErrNotFound.
+func (s *Store) RemoveRecord(d digest.Digest) error {
+	if err := checkDigest("manifest", d); err != nil {
+		return err
+	}
+	return s.update(func(tx *bolt.Tx) error {
+		if tx.Bucket(bucketRecords).Get([]byte(d)) == nil {
+			return fmt.Errorf("record %s: %w", d, ErrNotFound)
+		}
+		names, err := allNames(tx)
+		if err != nil {
+			return err
+		}
+		for name, row := range names {
+			if err := dropFromName(tx, name, row, d); err != nil {
+				return err
+			}
+		}
+		return tx.Bucket(bucketRecords).Delete([]byte(d))
+	})
+}
+
+func dropFromName(tx *bolt.Tx, name string, row nameRow, d digest.Digest) error {
+	i := slices.Index(row.Records, d)
+	if i < 0 {
+		return nil
+	}
+	row.Records = slices.Delete(row.Records, i, i+1)
+	if len(row.Records) == 0 {
+		return tx.Bucket(bucketNames).Delete([]byte(name))
+	}
+	return putJSON(tx, bucketNames, []byte(name), &row)
+}
+
+func recordsOf(tx *bolt.Tx, want func(*Record) bool) ([]Record, error) {
+	all, err := allRows[Record](tx, bucketRecords)
+	if err != nil {
+		return nil, err
+	}
+	names, err := allNames(tx)
+	if err != nil {
+		return nil, err
+	}
+	var found []Record
+	for _, r := range all {
+		if !want(&r) {
+			continue
+		}
+		for name, row := range names {
+			if slices.Contains(row.Records, r.Manifest) {
+				r.Names = append(r.Names, name)
+			}
+		}
+		slices.Sort(r.Names)
+		found = append(found, r)
+	}
+	return found, nil
+}
+
+func allNames(tx *bolt.Tx) (map[string]nameRow, error) {
+	names := map[string]nameRow{}
+	err := tx.Bucket(bucketNames).ForEach(func(k, _ []byte) error {
+		var row nameRow
+		_, err := getJSON(tx, bucketNames, k, &row)
+		names[string(k)] = row
+		return err
+	})
+	return names, err
+}

@@ -1,0 +1,111 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+)
+
+// DefaultLockTimeout is how long a call waits for other processes at index.lock. Transactions last milliseconds
+// (spec/mounts.md D), so a wait of this length means that something is wrong, not that somebody is busy.
+const DefaultLockTimeout = 30 * time.Second
+
+// Options says how a store is opened. Nil and the zero value are usable.
+type Options struct {
+	// LockTimeout bounds the wait for index.lock; zero is DefaultLockTimeout.
+	LockTimeout time.Duration
+	// Logger takes what no caller can be told, such as a leftover that could not be removed; nil is slog.Default().
+	Logger *slog.Logger
+}
+
+// Store is one root directory. It is safe for concurrent use by goroutines, and processes may share the root.
+type Store struct {
+	root        string
+	disk        *disk
+	boot        string
+	lockTimeout time.Duration
+	log         *slog.Logger
+	now         func() time.Time
+
+	index sync.RWMutex // orders goroutines at the index; index.lock orders processes
+
+	pinMu   sync.Mutex
+	pinFile *os.File // held while this process may own process pins; nil until the first
+}
+
+// Open opens the store at root and makes it if it is not there. ErrSchema when another version wrote it.
+func Open(root string, o *Options) (*Store, error) {
+	boot, err := bootID()
+	if err != nil {
+		return nil, err
+	}
+	return open(root, o, &disk{}, boot)
+}
+
+func open(root string, o *Options, d *disk, boot string) (*Store, error) {
+	if o == nil {
+		o = &Options{}
+	}
+	abs, err := filepath.Abs(root)
+	if err != nil {
+		return nil, fmt.Errorf("open store %s: %w", root, err)
+	}
+	s := &Store{root: abs, disk: d, boot: boot, lockTimeout: o.LockTimeout, log: o.Logger, now: time.Now}
+	if s.lockTimeout <= 0 {
+		s.lockTimeout = DefaultLockTimeout
+	}
+	if s.log == nil {
+		s.log = slog.Default()
+	}
+	for _, dir := range []string{"blobs", "objects", "partial", "layers", "views", "ingest", "pins"} {
+		if err := d.mkdir(s.path(dir)); err != nil {
+			return nil, fmt.Errorf("open store %s: %w", abs, err)
+		}
+	}
+	if err := s.initIndex(); err != nil {
+		return nil, fmt.Errorf("open store %s: %w", abs, err)
+	}
+	return s, nil
+}
+
+// Root is the absolute path of the store.
+func (s *Store) Root() string { return s.root }
+
+// Close ends the claims of this process's pins. Files, mappings and partial objects that were handed out stay valid
+// and are closed by those who hold them.
+func (s *Store) Close() error {
+	s.pinMu.Lock()
+	defer s.pinMu.Unlock()
+	if s.pinFile == nil {
+		return nil
+	}
+	f := s.pinFile
+	s.pinFile = nil
+	return errors.Join(s.disk.unlink(f.Name()), f.Close())
+}
+
+// bootID tells one boot from the next: page cache that was not written back is lost between two of them.
+func bootID() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("boot id: %w", err)
+	}
+	id := strings.TrimSpace(string(b))
+	if len(id) != bootIDLen {
+		return "", fmt.Errorf("boot id %q: not %d bytes", id, bootIDLen)
+	}
+	return id, nil
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+func notExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }
