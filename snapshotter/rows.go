@@ -21,6 +21,11 @@ type row struct {
 	// TOC is what the chain id of a lazy snapshot was committed for. While the
 	// snapshot lives, the same chain id with another TOC is refused.
 	TOC digest.Digest `json:"toc,omitempty"`
+	// Claim is a diff_id that was believed when the snapshot was committed and is
+	// compared with the layer's tar in the background; Denied is what came out if they
+	// differ, and nothing stands on such a snapshot any more.
+	Claim  digest.Digest `json:"claim,omitempty"`
+	Denied string        `json:"denied,omitempty"`
 	// View is the view that the snapshot's pin holds.
 	View uint64 `json:"view,omitempty"`
 	// Usage is kept once somebody asked; a committed snapshot never changes.

@@ -2,10 +2,12 @@ package snapshotter
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,23 +16,55 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay/overlayutils"
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/tocsin/tocsin/chunked/fill"
+	"github.com/tocsin/tocsin/store"
 )
 
-// Options configure a Snapshotter.
+// Options configure a Snapshotter. Without Store, Pool and MountDir it is an ordinary
+// one that refuses sentinel variants; all three or none.
 type Options struct {
-	Root   string       // the store's root; snapshots live in ROOT/snapshots. Required
-	Logger *slog.Logger // nil: slog.Default()
+	Root     string       // the store's root; snapshots live in ROOT/snapshots. Required
+	Store    *store.Store // stays the caller's, like Pool, and must outlive the Snapshotter
+	Pool     *fill.Pool
+	MountDir string  // where lazyfs is mounted: MountDir/views/<n> is view n
+	Remote   Remote  // nil: only what the store has can be lazy
+	Content  Content // nil: manifests come from Store and Remote only
+
+	// PrepareTimeout bounds one Prepare; 0 is DefaultPrepareTimeout. containerd may hold
+	// up every other call of this snapshotter for as long.
+	PrepareTimeout time.Duration
+	// UnverifiedChains believes the tar diff_ids of sentinel variants, and lets
+	// VerifyUnbound be set.
+	UnverifiedChains bool
+	// VerifyUnbound (unbound = "verify") answers images that can also be read as tar by
+	// their TOC, and proves that in the background. It needs UnverifiedChains.
+	VerifyUnbound bool
+	Logger        *slog.Logger // nil: slog.Default()
 }
+
+// DefaultPrepareTimeout is far below what a user waits for a pull, and long enough for
+// the TOCs of a large image over a slow line.
+const DefaultPrepareTimeout = 30 * time.Second
 
 // Snapshotter implements containerd's snapshots.Snapshotter and snapshots.Cleaner.
 // All methods may be called concurrently. It is the only user of ROOT/snapshots: a
 // second one on the same root fails to open.
 type Snapshotter struct {
 	dir     string // ROOT/snapshots
+	views   string // MountDir/views
 	meta    *storage.MetaStore
 	overlay []string // options of every overlay mount
 	log     *slog.Logger
+
+	store          *store.Store // nil, like pool: ordinary snapshots only
+	pool           *fill.Pool
+	images         *images
+	flights        *flights
+	policy         policy
+	prepareTimeout time.Duration
 }
 
 var (
@@ -44,36 +78,78 @@ const lockTimeout = 5 * time.Second
 // New opens the snapshotter of o.Root, creating it where there is none. It contacts
 // nobody and does not fail because a single snapshot cannot be restored.
 func New(o *Options) (*Snapshotter, error) {
-	root, err := filepath.Abs(o.Root)
-	if err != nil {
+	if err := o.check(); err != nil {
 		return nil, err
 	}
-	if o.Root == "" || strings.ContainsAny(root, ",:\\") {
-		return nil, fmt.Errorf("root %q: overlay options cannot hold ',', ':' or '\\'", o.Root)
+	s := &Snapshotter{
+		log:            o.Logger,
+		store:          o.Store,
+		pool:           o.Pool,
+		flights:        &flights{quit: make(chan struct{})},
+		policy:         policy{verifyUnbound: o.VerifyUnbound, unverifiedChains: o.UnverifiedChains},
+		prepareTimeout: o.PrepareTimeout,
 	}
-	s := &Snapshotter{dir: filepath.Join(root, "snapshots"), log: o.Logger}
 	if s.log == nil {
 		s.log = slog.Default()
 	}
+	if s.prepareTimeout <= 0 {
+		s.prepareTimeout = DefaultPrepareTimeout
+	}
+	s.images = &images{store: o.Store, pool: o.Pool, content: o.Content, remote: o.Remote, flights: s.flights, known: map[digest.Digest]*image{}}
+	if err := s.open(o.Root, o.MountDir); err != nil {
+		return nil, fmt.Errorf("open snapshots in %s: %w", o.Root, err)
+	}
+	return s, nil
+}
+
+func (o *Options) check() error {
+	lazy := []bool{o.Store != nil, o.Pool != nil, o.MountDir != ""}
+	switch {
+	case o.Root == "":
+		return fmt.Errorf("%w: no root", ErrConfig)
+	case slices.Contains(lazy, true) && slices.Contains(lazy, false):
+		return fmt.Errorf("%w: lazy snapshots need a store, a pool and a mount directory", ErrConfig)
+	case o.VerifyUnbound && !o.UnverifiedChains:
+		return fmt.Errorf(`%w: unbound = "verify" answers chain ids before their tars are compared, and containerd gives `+
+			"them to every later pull without asking: it needs unverified_chains = true as well", ErrConfig)
+	}
+	for _, dir := range []string{o.Root, o.MountDir} {
+		if strings.ContainsAny(dir, ",:\\") {
+			return fmt.Errorf("%w: %q: overlay options cannot hold ',', ':' or '\\'", ErrConfig, dir)
+		}
+	}
+	return nil
+}
+
+// open makes the directories and metadata.db, or finds them.
+func (s *Snapshotter) open(root, mnt string) (err error) {
+	if s.dir, err = filepath.Abs(filepath.Join(root, "snapshots")); err != nil {
+		return err
+	}
+	if s.views, err = filepath.Abs(filepath.Join(mnt, "views")); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
-		return nil, err
+		return err
 	}
 	if s.overlay, err = overlayOptions(s.dir); err != nil {
-		return nil, err
+		return err
 	}
 	s.meta, err = storage.NewMetaStore(filepath.Join(s.dir, "metadata.db"), func(b *bolt.Options) error {
 		b.Timeout = lockTimeout
 		return nil
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := s.restore(context.Background()); err != nil {
-		_ = s.meta.Close()
-		return nil, fmt.Errorf("open snapshots in %s: %w", s.dir, err)
+		return errors.Join(err, s.meta.Close())
 	}
-	return s, nil
+	return nil
 }
+
+// lazily says whether anything can be answered without unpacking.
+func (s *Snapshotter) lazily() bool { return s.store != nil }
 
 // overlayOptions are the ones that the built-in overlayfs snapshotter would choose.
 func overlayOptions(dir string) ([]string, error) {
@@ -93,13 +169,12 @@ func overlayOptions(dir string) ([]string, error) {
 	return options, nil
 }
 
-// restore opens metadata.db, which takes its lock.
-func (s *Snapshotter) restore(ctx context.Context) error {
-	return s.update(ctx, func(context.Context, rows) error { return nil })
+// Close ends what goes on in the background and releases metadata.db. It changes no
+// state. Closing twice is fine; no other call may be under way or follow.
+func (s *Snapshotter) Close() error {
+	s.flights.stop()
+	return s.meta.Close()
 }
-
-// Close releases metadata.db and changes nothing else. Closing twice is fine.
-func (s *Snapshotter) Close() error { return s.meta.Close() }
 
 // Stat returns what is known about a snapshot.
 func (s *Snapshotter) Stat(ctx context.Context, key string) (info snapshots.Info, err error) {
@@ -120,32 +195,24 @@ func (s *Snapshotter) Update(ctx context.Context, info snapshots.Info, fieldpath
 	return out, err
 }
 
-// Prepare creates a writable snapshot on parent.
+// Prepare creates a writable snapshot on parent, or answers an extraction that needs
+// none with errdefs.ErrAlreadyExists (see extract).
 func (s *Snapshotter) Prepare(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
+	var info snapshots.Info
+	for _, opt := range opts {
+		if err := opt(&info); err != nil {
+			return nil, err
+		}
+	}
+	if x, ok := parseExtraction(key, info.Labels); ok {
+		return s.extract(ctx, x, key, parent, opts)
+	}
 	return s.create(ctx, snapshots.KindActive, key, parent, opts)
 }
 
 // View creates a read-only snapshot of parent.
 func (s *Snapshotter) View(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
 	return s.create(ctx, snapshots.KindView, key, parent, opts)
-}
-
-// Mounts returns the mount of an active snapshot or view. Two calls agree unless a
-// damaged view had to be replaced between them.
-func (s *Snapshotter) Mounts(ctx context.Context, key string) ([]mount.Mount, error) {
-	var sn storage.Snapshot
-	err := s.read(ctx, func(ctx context.Context, _ rows) (err error) {
-		sn, err = storage.GetSnapshot(ctx, key)
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("mounts of snapshot %q: %w", key, err)
-	}
-	l := layout{kind: sn.Kind, upper: s.upper(sn.ID), work: s.work(sn.ID), options: s.overlay}
-	for _, id := range sn.ParentIDs {
-		l.dirs = append(l.dirs, s.upper(id))
-	}
-	return l.mounts(), nil
 }
 
 // Commit makes the active snapshot key the committed snapshot name. containerd holds
@@ -171,6 +238,7 @@ func (s *Snapshotter) Remove(ctx context.Context, key string) error {
 		return fmt.Errorf("remove snapshot %q: %w", key, err)
 	}
 	s.discard(id)
+	s.unpin(id)
 	return nil
 }
 

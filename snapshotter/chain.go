@@ -1,0 +1,103 @@
+package snapshotter
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/core/snapshots/storage"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+)
+
+// chain is what stands under a new snapshot: its parents, lazy ones merged into one
+// view at the bottom, ordinary ones as directories above it.
+type chain struct {
+	name     string   // the topmost parent, "" for none
+	dirs     []string // ids of the ordinary parents, topmost first
+	layers   []uint64 // the layers of the lazy ones, lowest first
+	lazy     bool     // there are lazy ones; with no layers that is the sentinel alone
+	sentinel bool     // the lowest one is the sentinel
+	claims   []claim
+}
+
+// claim is a diff_id that a lazy layer's image gives it and that is still to be
+// compared with the layer's tar.
+type claim struct {
+	layer  uint64
+	diffID digest.Digest
+}
+
+// parent classifies c for decide. want is the chain id that the image has here: a lazy
+// snapshot is committed under it, so another name is another chain.
+func (c chain) parent(want digest.Digest) parent {
+	p := parent{kind: parentDir, sentinel: c.sentinel}
+	switch {
+	case c.name == "":
+		p.kind = parentNone
+	case c.lazy && len(c.dirs) == 0 && c.name == want.String():
+		p.kind = parentLazy
+	}
+	return p
+}
+
+// top is the parent itself if it is a directory, else "".
+func (c chain) top() string {
+	if len(c.dirs) == 0 {
+		return ""
+	}
+	return c.dirs[0]
+}
+
+// chainOn collects the chain that ends at the committed snapshot name ("" is none).
+func chainOn(ctx context.Context, r rows, name string) (chain, error) {
+	c := chain{name: name}
+	var ids []string // topmost first
+	var below []row  // their rows
+	for name != "" {
+		id, info, _, err := storage.GetInfo(ctx, name)
+		if err != nil {
+			return chain{}, fmt.Errorf("parent %q: %w", name, err)
+		}
+		if info.Kind != snapshots.KindCommitted {
+			return chain{}, fmt.Errorf("parent %q is not committed: %w", name, errdefs.ErrInvalidArgument)
+		}
+		rw, err := r.get(id)
+		if err != nil {
+			return chain{}, err
+		}
+		ids, below = append(ids, id), append(below, rw)
+		name = info.Parent
+	}
+	for i := len(below) - 1; i >= 0; i-- {
+		if err := c.stack(ids[i], below[i]); err != nil {
+			return chain{}, err
+		}
+	}
+	slices.Reverse(c.dirs) // stack went upwards
+	return c, nil
+}
+
+// stack puts one more snapshot on top of c.
+func (c *chain) stack(id string, rw row) error {
+	switch {
+	case !rw.lazy():
+		c.dirs = append(c.dirs, id)
+		return nil
+	case len(c.dirs) > 0:
+		return fmt.Errorf("lazy snapshot %s above directory %s: %w", id, c.dirs[len(c.dirs)-1], errdefs.ErrDataLoss)
+	case rw.Denied != "":
+		return fmt.Errorf("snapshot %s: %s: %w", id, rw.Denied, errdefs.ErrFailedPrecondition)
+	}
+	if rw.Sentinel {
+		c.sentinel = true
+	} else {
+		c.layers = append(c.layers, rw.Layer)
+	}
+	c.lazy = true
+	if rw.Claim != "" {
+		c.claims = append(c.claims, claim{rw.Layer, rw.Claim})
+	}
+	return nil
+}

@@ -1,0 +1,13 @@
+package snapshotter
+
+import "errors"
+
+// Errors that cross the socket are classes of containerd/errdefs; these are for the
+// reasons behind them.
+var (
+	// ErrConfig: options that contradict each other.
+	ErrConfig = errors.New("configuration")
+
+	errNoLabels  = errors.New("the client names no image: containerd >= 2.1 with enable_remote_snapshot_annotations does")
+	errNoContent = errors.New("containerd's content store: not configured")
+)

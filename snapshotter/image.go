@@ -1,0 +1,271 @@
+package snapshotter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tocsin/tocsin/chunked/fill"
+	"github.com/tocsin/tocsin/manifest"
+	"github.com/tocsin/tocsin/store"
+)
+
+// Remote reads from the registry that an image reference names, as containerd gives
+// it. What it returns is verified here, so it need not verify. All methods may be
+// called concurrently.
+type Remote interface {
+	// Manifest returns the bytes and the media type of the manifest d.
+	Manifest(ctx context.Context, image string, d digest.Digest) ([]byte, string, error)
+	// Blob returns all bytes of a small blob.
+	Blob(ctx context.Context, image string, d v1.Descriptor) ([]byte, error)
+	// Layer returns a layer's blob for range reads, and how the store shall remember
+	// where it is. It should contact nobody yet.
+	Layer(ctx context.Context, image string, d v1.Descriptor) (fill.Source, store.Source, error)
+}
+
+// Content reads containerd's content store, which has the manifest and the config
+// of an image before its first Prepare. ctx carries containerd's namespace.
+type Content interface {
+	// ReadBlob returns the bytes of d, at most max of them; an error if it has more.
+	// They are verified here.
+	ReadBlob(ctx context.Context, d digest.Digest, max int64) ([]byte, error)
+}
+
+// pullTTL is how long the layers of an image that is being pulled are kept without a
+// snapshot that holds them: a pull that failed half way is usually repeated.
+const pullTTL = 24 * time.Hour
+
+// tocTimeout bounds the fetch of an image's TOCs, beyond the Prepare that began it.
+const tocTimeout = 10 * time.Minute
+
+// image is a manifest with its config, and its layers in the store once fetched.
+type image struct {
+	*manifest.Image
+	chains []digest.Digest // chains[i] is what layer i's extraction asks for
+
+	mu     sync.Mutex
+	layers []uint64 // store numbers by index in Image.Layers, 0 for the sentinel
+	until  time.Time
+}
+
+func (im *image) fetched() ([]uint64, bool) {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	return im.layers, time.Now().Before(im.until)
+}
+
+func (im *image) keep(layers []uint64, until time.Time) {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	im.layers, im.until = layers, until
+}
+
+// images resolves the images that extractions name. One pull asks once per layer, so
+// the latest ones are remembered.
+type images struct {
+	store   *store.Store
+	pool    *fill.Pool
+	content Content // may be nil
+	remote  Remote  // may be nil
+	flights *flights
+
+	mu    sync.Mutex
+	known map[digest.Digest]*image
+}
+
+const maxKnownImages = 64
+
+// get returns the image that x names, verified from x.manifest down to its diff_ids.
+func (g *images) get(ctx context.Context, x extraction) (*image, error) {
+	g.mu.Lock()
+	im := g.known[x.manifest]
+	g.mu.Unlock()
+	if im != nil {
+		return im, nil
+	}
+	v, err := wait(ctx, g.flights.start(ctx, "image "+x.manifest.String(), tocTimeout, func(ctx context.Context) (any, error) {
+		return g.load(ctx, x)
+	}))
+	if err != nil {
+		return nil, fmt.Errorf("read image %s: %w", x.manifest, err)
+	}
+	return v.(*image), nil
+}
+
+func (g *images) load(ctx context.Context, x extraction) (*image, error) {
+	raw, mediaType, err := g.manifest(ctx, x)
+	if err != nil {
+		return nil, err
+	}
+	m, err := manifest.ParseManifest(raw, mediaType)
+	if err != nil {
+		return nil, err
+	}
+	if raw, err = g.config(ctx, x, m.Config); err != nil {
+		return nil, err
+	}
+	c, err := manifest.ParseConfig(raw)
+	if err != nil {
+		return nil, err
+	}
+	built, err := manifest.NewImage(m, c)
+	if err != nil {
+		return nil, err
+	}
+	im := &image{Image: built, chains: manifest.ChainIDs(c.DiffIDs)}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for d := range g.known {
+		if len(g.known) < maxKnownImages {
+			break
+		}
+		delete(g.known, d)
+	}
+	g.known[x.manifest] = im
+	return im, nil
+}
+
+// manifest and config look into our store, then containerd's, then ask the registry,
+// and believe the first bytes that have the digest. Wrong bytes in one place are no
+// reason to give up on the next.
+func (g *images) manifest(ctx context.Context, x extraction) ([]byte, string, error) {
+	raw, mediaType, failed := g.store.Manifest(x.manifest)
+	if failed == nil {
+		if failed = manifest.CheckBytes(raw, x.manifest); failed == nil {
+			return raw, mediaType, nil
+		}
+	}
+	raw, err := g.fromContent(ctx, x.manifest, manifest.MaxManifestSize)
+	if err == nil {
+		return raw, "", nil
+	}
+	failed = errors.Join(failed, err)
+	if g.remote == nil {
+		return nil, "", fmt.Errorf("manifest %s: %w", x.manifest, failed)
+	}
+	raw, mediaType, err = g.remote.Manifest(ctx, x.image, x.manifest)
+	if err == nil {
+		err = manifest.CheckBytes(raw, x.manifest)
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("manifest %s of %q: %w", x.manifest, x.image, errors.Join(failed, err))
+	}
+	return raw, mediaType, nil
+}
+
+func (g *images) config(ctx context.Context, x extraction, d v1.Descriptor) ([]byte, error) {
+	if d.Size < 0 || d.Size > manifest.MaxConfigSize {
+		return nil, fmt.Errorf("config %s: %w: %d bytes", d.Digest, manifest.ErrMalformed, d.Size)
+	}
+	raw, failed := g.fromStore(d)
+	if failed == nil {
+		return raw, nil
+	}
+	raw, err := g.fromContent(ctx, d.Digest, manifest.MaxConfigSize)
+	if err == nil {
+		return raw, nil
+	}
+	failed = errors.Join(failed, err)
+	if g.remote == nil {
+		return nil, fmt.Errorf("config %s: %w", d.Digest, failed)
+	}
+	raw, err = g.remote.Blob(ctx, x.image, d)
+	if err == nil {
+		err = manifest.CheckBytes(raw, d.Digest)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("config %s of %q: %w", d.Digest, x.image, errors.Join(failed, err))
+	}
+	return raw, nil
+}
+
+func (g *images) fromStore(d v1.Descriptor) ([]byte, error) {
+	f, err := g.store.OpenBlob(d.Digest)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, manifest.MaxConfigSize+1))
+	if err != nil {
+		return nil, err
+	}
+	return raw, manifest.CheckBytes(raw, d.Digest)
+}
+
+func (g *images) fromContent(ctx context.Context, d digest.Digest, max int64) ([]byte, error) {
+	if g.content == nil {
+		return nil, errNoContent
+	}
+	raw, err := g.content.ReadBlob(ctx, d, max)
+	if err != nil {
+		return nil, fmt.Errorf("containerd's content store: %w", err)
+	}
+	if err := manifest.CheckBytes(raw, d); err != nil {
+		return nil, fmt.Errorf("containerd's content store: %w", err)
+	}
+	return raw, nil
+}
+
+// layers returns the store's numbers of im's layers. The first call for an image
+// fetches all TOCs at once and keeps the layers for pullTTL.
+func (g *images) layers(ctx context.Context, ref string, im *image) ([]uint64, error) {
+	if layers, ok := im.fetched(); ok {
+		return layers, nil
+	}
+	v, err := wait(ctx, g.flights.start(ctx, "layers "+im.Manifest.Digest.String(), tocTimeout, func(ctx context.Context) (any, error) {
+		return g.fetch(ctx, ref, im)
+	}))
+	if err != nil {
+		return nil, fmt.Errorf("tables of contents of image %s: %w", im.Manifest.Digest, err)
+	}
+	return v.([]uint64), nil
+}
+
+func (g *images) fetch(ctx context.Context, ref string, im *image) ([]uint64, error) {
+	if g.remote == nil {
+		return nil, fill.ErrNoSource
+	}
+	layers := make([]uint64, len(im.Layers))
+	first := len(im.Layers) - len(im.DataLayers())
+	for try := 0; ; try++ {
+		gr, gctx := errgroup.WithContext(ctx)
+		for i, l := range im.DataLayers() {
+			gr.Go(func() (err error) {
+				layers[first+i], err = g.add(gctx, ref, l)
+				return err
+			})
+		}
+		if err := gr.Wait(); err != nil {
+			return nil, err
+		}
+		expires := time.Now().Add(pullTTL)
+		err := g.store.Pin("pull/"+im.Manifest.Digest.String(), store.PinTarget{Layers: layers[first:]}, store.PinOptions{Expires: expires})
+		if err == nil {
+			im.keep(layers, expires.Add(-pullTTL/2))
+			return layers, nil
+		}
+		// A layer that was known already may have been collected before the pin.
+		if try > 0 || !errors.Is(err, store.ErrNotFound) {
+			return nil, err
+		}
+	}
+}
+
+func (g *images) add(ctx context.Context, ref string, l manifest.Layer) (uint64, error) {
+	src, place, err := g.remote.Layer(ctx, ref, l.Descriptor)
+	if err != nil {
+		return 0, fmt.Errorf("layer %s of %q: %w", l.Digest, ref, err)
+	}
+	n, err := g.pool.AddLayer(ctx, fill.LayerSpec{Blob: l.Descriptor, TOC: l.TOC, Source: place}, src)
+	if err != nil {
+		return 0, fmt.Errorf("layer %s of %q: %w", l.Digest, ref, err)
+	}
+	return n, nil
+}

@@ -1,0 +1,198 @@
+package snapshotter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/core/snapshots/storage"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/tocsin/tocsin/manifest"
+	"github.com/tocsin/tocsin/store"
+)
+
+// request is one extraction under way: what all its steps share.
+type request struct {
+	extraction
+	key   string
+	chain chain
+	opts  []snapshots.Opt
+}
+
+// extract answers a Prepare that wants a layer unpacked: ErrAlreadyExists when the
+// layer needs no unpacking, an ordinary snapshot when it does, another error when
+// neither may be. On the sentinel, and in images whose TOC is their only meaning, a
+// failure is never answered with an ordinary snapshot.
+func (s *Snapshotter) extract(ctx context.Context, x extraction, key, parent string, opts []snapshots.Opt) ([]mount.Mount, error) {
+	c, err := s.chainUnder(ctx, parent)
+	if err != nil {
+		return nil, fmt.Errorf("prepare %q: %w", key, err)
+	}
+	q := request{extraction: x, key: key, chain: c, opts: opts}
+	if x.claimsSentinel() {
+		return nil, s.extractSentinel(ctx, q)
+	}
+	only := c.sentinel
+	if !s.lazily() || !x.identified() {
+		err = errNoLabels
+	} else {
+		var im *image
+		if im, err = s.images.get(ctx, x); err == nil {
+			only = only || im.Trust == manifest.TOCOnly
+			err = s.extractLazily(ctx, q, im)
+		}
+		only = only || errors.Is(err, manifest.ErrSentinel)
+	}
+	switch {
+	case errdefs.IsAlreadyExists(err):
+		return nil, err
+	case only:
+		return nil, fmt.Errorf("prepare layer %s of %q: %w", x.layer, x.image, classed(err))
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	}
+	s.log.Info("layer is unpacked by containerd", "image", x.image, "layer", x.layer, "reason", err)
+	return s.create(ctx, snapshots.KindActive, key, parent, opts)
+}
+
+// classed gives err a class that survives the socket, so that the client shows
+// something better than "unknown".
+func classed(err error) error {
+	if errdefs.IsUnavailable(err) || errdefs.IsCanceled(err) || errdefs.IsFailedPrecondition(err) {
+		return err
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%w: not ready in time, going on; pull again: %w", errdefs.ErrUnavailable, err)
+	}
+	return fmt.Errorf("%w: %w", errdefs.ErrFailedPrecondition, err)
+}
+
+// extractSentinel answers the Prepare of the sentinel itself. containerd adds no layer
+// digest to it because its media type is no layer type; one that has it is a tar layer
+// that claims the sentinel's diff_id.
+func (s *Snapshotter) extractSentinel(ctx context.Context, q request) error {
+	var err error
+	switch {
+	case !q.labelled:
+		err = errors.New("a sentinel variant cannot be unpacked by a client; pull it without --local")
+	case q.layer != "":
+		err = fmt.Errorf("tar layer %s claims to be the sentinel", q.layer)
+	case q.chain.name != "":
+		err = fmt.Errorf("the sentinel above %q", q.chain.name)
+	case !s.lazily():
+		err = errors.New("sentinel variants need a store and a mount")
+	default:
+		return s.answer(ctx, q, row{Sentinel: true})
+	}
+	return fmt.Errorf("prepare %q: %w: %w", q.key, errdefs.ErrFailedPrecondition, err)
+}
+
+// extractLazily answers q with ErrAlreadyExists, or says why not.
+func (s *Snapshotter) extractLazily(ctx context.Context, q request, im *image) error {
+	i := slices.Index(im.chains, q.ref)
+	if i < 0 {
+		return fmt.Errorf("%s is no chain id of image %s", q.ref, q.manifest)
+	}
+	if l := im.Layers[i]; l.Digest != q.layer {
+		return fmt.Errorf("layer %d of image %s is %s, not %s", i, q.manifest, l.Digest, q.layer)
+	}
+	var below digest.Digest
+	if i > 0 {
+		below = im.chains[i-1]
+	}
+	d, reason := decide(im.Image, i, q.chain.parent(below), s.policy)
+	if d != lazy && d != complete {
+		return errors.New(reason)
+	}
+	wctx, cancel := context.WithTimeout(ctx, s.prepareTimeout)
+	defer cancel()
+	for try := 0; ; try++ {
+		layers, err := s.images.layers(wctx, q.image, im)
+		if err == nil && d == complete {
+			err = s.complete(wctx, im, layers, i)
+		}
+		if err != nil {
+			return err
+		}
+		if err = s.answerLayer(ctx, q, im, i, layers[i]); try > 0 || !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		im.keep(nil, time.Time{}) // somebody emptied the store by hand; fetch again
+	}
+}
+
+// answerLayer commits layer i of im, number n in the store. The last layer's view is
+// made ahead of time, because that is what containers will stand on.
+func (s *Snapshotter) answerLayer(ctx context.Context, q request, im *image, i int, n uint64) error {
+	l := im.Layers[i]
+	rw := row{Layer: n, TOC: l.TOC.Digest}
+	if im.Trust == manifest.TOCUnbound {
+		rw.Claim = l.DiffID
+	}
+	if i == len(im.Layers)-1 {
+		var err error
+		if rw.View, err = s.pool.View(ctx, append(slices.Clone(q.chain.layers), n)); err != nil {
+			return fmt.Errorf("view of image %s: %w", q.manifest, err)
+		}
+	}
+	return s.answer(ctx, q, rw)
+}
+
+// answer commits a lazy snapshot under q.ref and returns ErrAlreadyExists, also when
+// an equal one is there already: namespaces share it.
+func (s *Snapshotter) answer(ctx context.Context, q request, rw row) error {
+	err := s.update(ctx, func(ctx context.Context, r rows) error {
+		if id, info, _, err := storage.GetInfo(ctx, q.ref.String()); err == nil {
+			return s.share(r, id, info, q, rw)
+		} else if !errdefs.IsNotFound(err) {
+			return err
+		}
+		sn, err := storage.CreateSnapshot(ctx, snapshots.KindActive, q.key, q.chain.name, q.opts...)
+		if err != nil {
+			return err
+		}
+		return s.furnish(sn.ID, func() error {
+			if err := s.record(r, sn.ID, rw); err != nil {
+				return err
+			}
+			_, err := storage.CommitActive(ctx, q.key, q.ref.String(), snapshots.Usage{}, q.opts...)
+			return err
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("answer %s: %w", q.ref, err)
+	}
+	if rw.Layer != 0 {
+		s.pool.Background([]uint64{rw.Layer})
+	}
+	if rw.Claim != "" {
+		s.verifyClaims(ctx, []claim{{rw.Layer, rw.Claim}})
+	}
+	return fmt.Errorf("snapshot %s needs no unpacking: %w", q.ref, errdefs.ErrAlreadyExists)
+}
+
+// share answers q with the committed snapshot id that has its name, if that stands for
+// the same TOC on the same parent.
+func (s *Snapshotter) share(r rows, id string, info snapshots.Info, q request, rw row) error {
+	have, err := r.get(id)
+	switch {
+	case err != nil:
+		return err
+	case have.Denied != "":
+		return fmt.Errorf("%w: %s", errdefs.ErrFailedPrecondition, have.Denied)
+	case !have.lazy() || have.Sentinel != rw.Sentinel || have.TOC != rw.TOC:
+		return fmt.Errorf("%w: the chain id is taken for TOC %q, this image has %q", errdefs.ErrFailedPrecondition, have.TOC, rw.TOC)
+	case info.Parent != q.chain.name || info.Labels[snapshots.LabelSnapshotRef] != q.ref.String():
+		return fmt.Errorf("%w: a snapshot of that name stands on %q, not on %q", errdefs.ErrFailedPrecondition, info.Parent, q.chain.name)
+	case rw.View == 0 || rw.View == have.View:
+		return nil
+	}
+	have.View = rw.View
+	return s.record(r, id, have)
+}
