@@ -1,0 +1,156 @@
+package fill
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/tocsin/tocsin/store"
+)
+
+// completeIfFull starts the completion of an object whose last chunk is in,
+// here or in another process. o.mu is held.
+func (o *object) completeIfFull() {
+	if o.body == nil || o.state.stored || o.state.fin != nil || o.body.Missing() > 0 {
+		return
+	}
+	fin := &finish{done: make(chan struct{})}
+	o.state.fin = fin
+	o.retain()
+	p := o.pool
+	var ok bool
+	switch b := o.body.(type) {
+	case *memory:
+		ok = p.write.add(&pending{o: o, fin: fin, data: b.data})
+	case *store.Partial:
+		ok = p.life.spawn(func() { o.finished(fin, b.Finish()) })
+	}
+	if !ok {
+		fin.err = ErrClosed
+		close(fin.done)
+		o.refs.Add(-1) // our caller holds the object, so this is not the last one
+	}
+}
+
+// finished ends a completion. When the whole is not what its digest says,
+// although every chunk is what the TOC says, no more of it is given out.
+func (o *object) finished(fin *finish, err error) {
+	o.mu.Lock()
+	var l *Layer
+	var from *place
+	switch {
+	case err == nil:
+		o.state.stored = true
+		if _, ok := o.body.(*memory); ok {
+			o.body = nil
+		}
+		o.pool.count.objects.Add(1)
+	case errors.Is(err, store.ErrDigestMismatch):
+		err = fmt.Errorf("object %s: %w: %w", o.key.Digest, ErrDigestMismatch, err)
+		o.state.bad = err
+		o.pool.count.mismatches.Add(1)
+		l, from = o.state.layer, o.state.from
+	}
+	fin.err = err
+	o.mu.Unlock()
+	if o.state.bad != nil {
+		o.pool.forget(o)
+	}
+	if l != nil {
+		l.quarantine(from, err)
+	}
+	close(fin.done)
+	o.release()
+}
+
+// await waits until the object, all of whose chunks were asked for and came,
+// is complete in the store. A completion that failed before is tried again.
+func (o *object) await(ctx context.Context) error {
+	o.mu.Lock()
+	if fin := o.state.fin; fin != nil && o.state.bad == nil {
+		select {
+		case <-fin.done:
+			o.state.fin = nil
+		default:
+		}
+	}
+	o.completeIfFull()
+	fin, stored := o.state.fin, o.state.stored
+	o.mu.Unlock()
+	if stored {
+		return nil
+	}
+	if fin == nil {
+		return fmt.Errorf("object %s: chunks are missing", o.key.Digest)
+	}
+	select {
+	case <-fin.done:
+		return fin.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// committer writes objects that were filled in memory. While one batch is
+// being synced the next one gathers, so the more objects come the fewer syncs
+// each costs, and nothing waits for company.
+type committer struct {
+	p *Pool
+
+	mu      sync.Mutex
+	queue   []*pending
+	running bool
+}
+
+type pending struct {
+	o    *object
+	fin  *finish
+	data []byte
+}
+
+func (c *committer) init(p *Pool) { c.p = p }
+
+// add queues an object; false when the pool was closed.
+func (c *committer) add(w *pending) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.running && !c.p.life.spawn(c.run) {
+		return false
+	}
+	c.running = true
+	c.queue = append(c.queue, w)
+	return true
+}
+
+func (c *committer) run() {
+	for {
+		c.mu.Lock()
+		ws := c.queue
+		c.queue = nil
+		c.running = len(ws) > 0
+		c.mu.Unlock()
+		if len(ws) == 0 {
+			return
+		}
+		c.commit(ws)
+	}
+}
+
+func (c *committer) commit(ws []*pending) {
+	batch := c.p.st.NewBatch()
+	staged := ws[:0]
+	for _, w := range ws {
+		k := w.o.key
+		if err := batch.Put(k.Digest, k.Size, bytes.NewReader(w.data)); err != nil {
+			w.o.finished(w.fin, err)
+			continue
+		}
+		staged = append(staged, w)
+	}
+	err := batch.Commit()
+	for _, w := range staged {
+		w.o.finished(w.fin, err)
+	}
+}

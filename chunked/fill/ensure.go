@@ -1,0 +1,251 @@
+package fill
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Priority says what an Ensure gives way to.
+type Priority int
+
+const (
+	// Foreground is for callers that somebody waits for. Reads of files go first.
+	Foreground Priority = iota
+	// Background gives way to everything else and leaves one request slot free.
+	Background
+)
+
+func (pr Priority) level() level {
+	if pr == Background {
+		return levelBackground
+	}
+	return levelAhead
+}
+
+// Ensure returns nil when the given objects of the layer (positions in its
+// index; nil: all) are complete in the store. Only what is missing is fetched.
+// When it fails or ctx ends, what was fetched until then stays.
+func (l *Layer) Ensure(ctx context.Context, objs []int, pr Priority) error {
+	absent, err := l.absent(objs)
+	if err != nil {
+		return err
+	}
+	e := &ensuring{l: l, level: pr.level()}
+	defer e.release()
+	for _, x := range absent {
+		if err := e.add(ctx, x); err != nil {
+			return err
+		}
+	}
+	e.flush()
+	for len(e.groups) > 0 {
+		if err := e.settle(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// absent returns those of objs that are not complete, each content once, in
+// the order in which they lie in the blob.
+func (l *Layer) absent(objs []int) ([]int, error) {
+	type at struct {
+		x   int
+		off int64
+	}
+	n := l.index.NumObjects()
+	if objs == nil {
+		objs = make([]int, n)
+		for i := range objs {
+			objs[i] = i
+		}
+	}
+	var out []at
+	seen := make(map[digest.Digest]bool, len(objs))
+	for _, x := range objs {
+		if x < 0 || x >= n {
+			return nil, fmt.Errorf("layer %d has no object %d", l.n, x)
+		}
+		k := l.index.Object(x)
+		if seen[k.Digest] || l.pool.st.HasObject(k.Digest, k.Size) {
+			continue
+		}
+		seen[k.Digest] = true
+		out = append(out, at{x, l.firstByte(x)})
+	}
+	slices.SortFunc(out, func(a, b at) int { return cmp.Or(cmp.Compare(a.off, b.off), cmp.Compare(a.x, b.x)) })
+	xs := make([]int, len(out))
+	for i, a := range out {
+		xs[i] = a.x
+	}
+	return xs, nil
+}
+
+// firstByte returns where in the blob the content of object x begins, 0 if
+// it is nowhere there.
+func (l *Layer) firstByte(x int) int64 {
+	for k := range l.index.NumChunks(x) {
+		if c := l.index.Chunk(x, k); c.Blob.Len > 0 {
+			return c.Blob.Off
+		}
+	}
+	return 0
+}
+
+// ensuring is one Ensure: groups of demands, each about as long as one
+// request, of which a bounded number is under way.
+type ensuring struct {
+	l      *Layer
+	level  level
+	now    group   // being gathered
+	groups []group // under way, oldest first
+}
+
+type group struct {
+	parts      []part
+	all, fresh []*demand
+	bytes      int64
+}
+
+// part is a run of chunks of one object.
+type part struct {
+	o       *object
+	x       int
+	demands []*demand
+	last    bool // the object is complete when these are in
+}
+
+// add gathers the chunks of object x.
+func (e *ensuring) add(ctx context.Context, x int) error {
+	o, err := e.l.pool.acquire(e.l, x, false)
+	if err != nil {
+		return err
+	}
+	n := e.l.index.NumChunks(x)
+	for from := 0; ; {
+		to := from
+		for ; to < n && e.now.bytes < e.l.pool.opt.MaxRange; to++ {
+			e.now.bytes += e.l.index.Chunk(x, to).Blob.Len
+		}
+		all, fresh, err := o.want(e.l, x, from, to, ask{level: e.level})
+		e.now.all = append(e.now.all, all...)
+		e.now.fresh = append(e.now.fresh, fresh...)
+		o.retain()
+		e.now.parts = append(e.now.parts, part{o: o, x: x, demands: all, last: to == n})
+		if from = to; err != nil || from == n {
+			o.release()
+			return err
+		}
+		if err := e.next(ctx); err != nil {
+			o.release()
+			return err
+		}
+	}
+}
+
+// next begins another group once there is room for it.
+func (e *ensuring) next(ctx context.Context) error {
+	e.flush()
+	for len(e.groups) >= 2*e.l.pool.opt.Jobs {
+		if err := e.settle(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// flush puts the gathered group under way.
+func (e *ensuring) flush() {
+	g := e.now
+	e.now = group{}
+	e.l.pool.submit(g.all, g.fresh, e.level)
+	if len(g.parts) > 0 {
+		e.groups = append(e.groups, g)
+	}
+}
+
+// settle waits for the oldest group and for the objects that end in it.
+func (e *ensuring) settle(ctx context.Context) error {
+	g := e.groups[0]
+	for _, p := range g.parts {
+		for _, d := range p.demands {
+			if err := e.l.await(ctx, p.o, p.x, d); err != nil {
+				return err
+			}
+		}
+	}
+	for _, p := range g.parts {
+		if !p.last {
+			continue
+		}
+		if err := p.o.await(ctx); err != nil {
+			return err
+		}
+	}
+	e.groups = e.groups[1:]
+	g.release()
+	return nil
+}
+
+func (g *group) release() {
+	for _, p := range g.parts {
+		p.o.release()
+	}
+}
+
+// release gives everything up; demands under way go on by themselves.
+func (e *ensuring) release() {
+	e.flush()
+	for _, g := range e.groups {
+		g.release()
+	}
+}
+
+// await waits for a demand. One that another layer's source could not answer
+// is asked for again through this layer: a layer that names a chunk of ours
+// in a place of its own must not keep us from it.
+func (l *Layer) await(ctx context.Context, o *object, x int, d *demand) error {
+	for {
+		err := l.pool.await(ctx, d)
+		if err == nil || d.layer == l || !d.settled() {
+			return err
+		}
+		all, fresh, err := o.want(l, x, d.i, d.i+1, ask{level: d.level, read: d.read.Load()})
+		l.pool.submit(all, fresh, d.level)
+		if err != nil {
+			return err
+		}
+		if len(all) == 0 {
+			return nil
+		}
+		d = all[0]
+	}
+}
+
+// Background completes the given layers with low priority, one after the
+// other, and returns at once. A failure is logged and ends that layer's
+// completion, not the others'. Without Options.Background it does nothing.
+func (p *Pool) Background(layers []uint64) {
+	if !p.opt.Background || len(layers) == 0 {
+		return
+	}
+	layers = slices.Clone(layers)
+	p.life.spawn(func() {
+		for _, n := range layers {
+			l, err := p.Layer(n)
+			if err == nil {
+				err = l.Ensure(p.life.ctx, nil, Background)
+			}
+			if p.life.ctx.Err() != nil {
+				return
+			}
+			if err != nil {
+				p.opt.Logger.Warn("layer not completed", "layer", n, "err", err)
+			}
+		}
+	})
+}

@@ -1,0 +1,25 @@
+package fill
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/tocsin/tocsin/manifest"
+)
+
+var (
+	// ErrDigestMismatch means that a source gave bytes that are not what the
+	// TOC says, or that a whole object is not what its digest says. It wraps
+	// manifest.ErrDigestMismatch.
+	ErrDigestMismatch = fmt.Errorf("fill: %w", manifest.ErrDigestMismatch)
+	// ErrNoSource means that a layer has no source left to fetch from: none
+	// was recorded, none can be connected to, or all are quarantined.
+	ErrNoSource = errors.New("fill: no usable source")
+	// ErrDiffID means that the tar built from the TOC view of a layer is not
+	// the tar that the image's config names.
+	ErrDiffID = errors.New("fill: layer content does not match its diffID")
+	// ErrTimeout means that no byte arrived within Options.ReadTimeout.
+	ErrTimeout = errors.New("fill: no progress within the read timeout")
+	// ErrClosed means that the pool was closed.
+	ErrClosed = errors.New("fill: pool is closed")
+)

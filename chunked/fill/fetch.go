@@ -1,0 +1,260 @@
+package fill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/tocsin/tocsin/chunked"
+	"github.com/tocsin/tocsin/manifest"
+)
+
+// start runs a batch in a goroutine of its own. It is called with the
+// scheduler locked.
+func (p *Pool) start(b *batch) {
+	b.touch()
+	ok := p.life.spawn(func() {
+		defer p.sched.release(b)
+		p.runBatch(b)
+	})
+	if !ok {
+		go func() { // settle takes locks that a caller of submit may hold
+			for _, d := range b.demands {
+				d.obj.settle(d, ErrClosed)
+			}
+		}()
+	}
+}
+
+// runBatch answers every demand of b, trying one source after the other.
+func (p *Pool) runBatch(b *batch) {
+	var tried []*place
+	var why error
+	for left := b.demands; len(left) > 0; {
+		err := p.attempt(b, left, &tried)
+		left = slices.DeleteFunc(slices.Clone(left), (*demand).settled)
+		if !errors.Is(err, ErrNoSource) && p.life.ctx.Err() == nil {
+			why = errors.Join(why, err)
+			continue
+		}
+		// A source that only failed may work again, so its own error is the
+		// answer; ErrNoSource is for layers that have none left.
+		if why == nil || b.layer.src.pick(nil) == nil {
+			why = errors.Join(err, why)
+		}
+		for _, d := range left {
+			d.obj.settle(d, fmt.Errorf("object %s chunk %d: %w", d.obj.key.Digest, d.i, why))
+		}
+		return
+	}
+}
+
+// attempt asks the next source for the demands. Its error is about the
+// source; nil means that the demands still open are worth a try elsewhere.
+func (p *Pool) attempt(b *batch, left []*demand, tried *[]*place) error {
+	ctx, stop := p.watch(b)
+	defer stop()
+	pl, conn, seen, err := b.layer.source(ctx, *tried)
+	*tried = seen
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			return cause
+		}
+		return err
+	}
+	*tried = append(*tried, pl)
+	want := make([]manifest.Range, len(left))
+	for i, d := range left {
+		want[i] = d.chunk.Blob
+	}
+	f := &fetch{pool: p, batch: b, from: pl, demands: left}
+	err = f.run(ctx, conn, planRanges(want, p.opt.MaxGap, p.opt.MaxRange))
+	if err == nil {
+		return f.wrong
+	}
+	b.layer.src.demote(pl)
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause
+	}
+	return errors.Join(fmt.Errorf("fetch from %s/%s blob %s: %w", pl.Host, pl.Repo, pl.Blob, err), f.wrong)
+}
+
+// touch notes that a byte arrived.
+func (b *batch) touch() { b.last.Store(time.Now().UnixNano()) }
+
+// idle returns how long no byte has arrived.
+func (b *batch) idle() time.Duration { return time.Since(time.Unix(0, b.last.Load())) }
+
+// watch returns a context for one attempt that is cancelled with ErrTimeout
+// when no byte arrived for ReadTimeout. stop releases it.
+func (p *Pool) watch(b *batch) (ctx context.Context, stop func()) {
+	ctx, cancel := context.WithCancelCause(p.life.ctx)
+	b.touch()
+	limit := p.opt.ReadTimeout
+	var mu sync.Mutex
+	var timer *time.Timer
+	mu.Lock()
+	defer mu.Unlock()
+	timer = time.AfterFunc(limit, func() {
+		if idle := b.idle(); idle < limit {
+			mu.Lock()
+			timer.Reset(limit - idle)
+			mu.Unlock()
+			return
+		}
+		cancel(ErrTimeout)
+	})
+	return ctx, func() {
+		mu.Lock()
+		timer.Stop()
+		mu.Unlock()
+		cancel(context.Canceled)
+	}
+}
+
+// fetch is one attempt at one source.
+type fetch struct {
+	pool    *Pool
+	batch   *batch
+	from    *place
+	demands []*demand
+	wrong   error // the first chunk that failed its digest
+}
+
+func (f *fetch) run(ctx context.Context, conn Source, spans []span) error {
+	for part := range slices.Chunk(spans, maxRangesPerCall) {
+		ranges := make([]chunked.Range, len(part))
+		for i, s := range part {
+			ranges[i] = s.Range
+		}
+		next := 0
+		err := f.pool.readRanges(ctx, conn, ranges, f.batch.touch, func(r chunked.Range, body io.Reader) error {
+			if next == len(part) || part[next].Range != r {
+				return fmt.Errorf("source answered a range that was not asked for: %d+%d", r.Off, r.Len)
+			}
+			next++
+			return f.read(part[next-1], body)
+		})
+		if err != nil {
+			return err
+		}
+		if next != len(part) {
+			return fmt.Errorf("source answered %d of %d ranges", next, len(part))
+		}
+	}
+	return nil
+}
+
+// readRanges is the one call of a Source: it counts, and tells touch about
+// each byte that arrives.
+func (p *Pool) readRanges(ctx context.Context, conn Source, ranges []chunked.Range, touch func(), fn func(chunked.Range, io.Reader) error) error {
+	p.count.requests.Add(1)
+	p.count.ranges.Add(int64(len(ranges)))
+	return conn.ReadRanges(ctx, ranges, func(r chunked.Range, body io.Reader) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		return fn(r, &arriving{ctx: ctx, r: body, p: p, touch: touch})
+	})
+}
+
+// arriving is a body whose progress is noted, and that ends with its context
+// even when the source does not look at it.
+type arriving struct {
+	ctx   context.Context //nolint:containedctx // lives as long as one body
+	r     io.Reader
+	p     *Pool
+	touch func()
+}
+
+func (a *arriving) Read(b []byte) (int, error) {
+	if err := a.ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := a.r.Read(b)
+	if n > 0 {
+		a.p.count.bytes.Add(int64(n))
+		a.p.last.Store(time.Now().UnixNano())
+		a.touch()
+	}
+	return n, err
+}
+
+// read takes the body of one range and answers its demands as soon as their
+// bytes are in. A chunk that fails its digest condemns the source, but what
+// else the body has is still verified and kept.
+func (f *fetch) read(s span, body io.Reader) error {
+	buf := f.pool.buffer(s.Len)
+	defer f.pool.reuse(buf)
+	have := int64(0)
+	for _, i := range s.pieces {
+		d := f.demands[i]
+		end := d.chunk.Blob.End() - s.Off
+		if end > have {
+			n, err := io.ReadFull(body, buf[have:end])
+			have += int64(n)
+			if err != nil {
+				return fmt.Errorf("range %d+%d ends after %d bytes: %w", s.Off, s.Len, have, err)
+			}
+		}
+		f.answer(d, buf[d.chunk.Blob.Off-s.Off:end])
+	}
+	return nil
+}
+
+func (f *fetch) answer(d *demand, frames []byte) {
+	if d.settled() {
+		return
+	}
+	dst := f.pool.buffer(d.chunk.Size)
+	defer f.pool.reuse(dst)
+	if err := chunked.DecodeChunk(dst, frames, d.chunk); err != nil {
+		err = fmt.Errorf("object %s chunk %d: %w: %w", d.obj.key.Digest, d.i, ErrDigestMismatch, err)
+		f.pool.count.mismatches.Add(1)
+		d.layer.quarantine(f.from, err)
+		if f.wrong == nil {
+			f.wrong = err
+		}
+		return
+	}
+	f.pool.count.chunks.Add(1)
+	d.obj.settle(d, d.obj.keep(d.i, dst, d.layer, f.from))
+}
+
+// await waits until d is answered, ctx is done, or nothing moved for
+// ReadTimeout. While d waits for a slot, any byte that arrives is progress:
+// the slots in use will come free.
+func (p *Pool) await(ctx context.Context, d *demand) error {
+	if d.settled() {
+		return d.err
+	}
+	began := time.Now()
+	timer := time.NewTimer(p.opt.ReadTimeout)
+	defer timer.Stop()
+	for {
+		select {
+		case <-d.done:
+			return d.err
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-timer.C:
+		}
+		idle := min(time.Since(began), p.idle(d))
+		if idle >= p.opt.ReadTimeout {
+			return fmt.Errorf("object %s chunk %d: %w", d.obj.key.Digest, d.i, ErrTimeout)
+		}
+		timer.Reset(p.opt.ReadTimeout - idle)
+	}
+}
+
+// idle returns how long nothing moved that d depends on.
+func (p *Pool) idle(d *demand) time.Duration {
+	if b := d.run.Load(); b != nil {
+		return b.idle()
+	}
+	return time.Since(time.Unix(0, p.last.Load()))
+}

@@ -1,0 +1,236 @@
+package fill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/tocsin/tocsin/chunked"
+	"github.com/tocsin/tocsin/manifest"
+	"github.com/tocsin/tocsin/store"
+)
+
+// LayerSpec says where a layer and its table of contents are.
+type LayerSpec struct {
+	Blob   v1.Descriptor    // as the verified manifest has it
+	TOC    *manifest.TOCRef // from the annotations of Blob
+	Source store.Source     // to record; not recorded when it names no blob
+}
+
+// Layer is one layer of the store. It lives as long as its pool.
+type Layer struct {
+	pool  *Pool
+	n     uint64
+	index *chunked.Index
+	src   sources
+}
+
+// Number returns the layer's number in the store.
+func (l *Layer) Number() uint64 { return l.n }
+
+// Index returns the layer's index. It is valid until the process ends.
+func (l *Layer) Index() *chunked.Index { return l.index }
+
+// AddLayer makes a layer known and returns its number. A layer whose TOC
+// digest is known costs no request: spec.Source is merged into its row. Else
+// TOC and tar-split are fetched from src in one call, verified, and kept.
+// src also serves the layer's content from now on, in this process.
+func (p *Pool) AddLayer(ctx context.Context, spec LayerSpec, src Source) (uint64, error) {
+	if spec.TOC == nil {
+		return 0, fmt.Errorf("add layer %s: %w: no table of contents", spec.Blob.Digest, manifest.ErrUnsupported)
+	}
+	n, err := p.flying.toc.do(ctx, spec.TOC.Digest, p.life.spawn, func() (uint64, error) {
+		row, err := p.st.LayerByTOC(spec.TOC.Digest)
+		if err == nil {
+			return row.Number, nil
+		}
+		if !errors.Is(err, store.ErrNotFound) {
+			return 0, err
+		}
+		return p.fetchLayer(spec, src)
+	})
+	if err != nil {
+		return 0, fmt.Errorf("add layer %s: %w", spec.Blob.Digest, err)
+	}
+	if spec.Source.Blob != "" {
+		if err := p.st.AddSource(n, spec.Source); err != nil {
+			return 0, fmt.Errorf("add layer %s: %w", spec.Blob.Digest, err)
+		}
+	}
+	l, err := p.Layer(n)
+	if err != nil {
+		return 0, err
+	}
+	l.src.merge(spec.Source, src)
+	return n, nil
+}
+
+// fetchLayer fetches, verifies and stores a layer's TOC and tar-split.
+func (p *Pool) fetchLayer(spec LayerSpec, src Source) (uint64, error) {
+	ref := spec.TOC
+	if ref.TOC.Len <= 0 || ref.TOC.Len > manifest.MaxTOCSize || ref.TarSplit.Len < 0 || ref.TarSplit.Len > manifest.MaxTarSplitSize {
+		return 0, fmt.Errorf("%w: TOC of %d bytes, tar-split of %d", manifest.ErrMalformed, ref.TOC.Len, ref.TarSplit.Len)
+	}
+	select {
+	case p.tocs <- struct{}{}:
+	case <-p.life.ctx.Done():
+		return 0, ErrClosed
+	}
+	raw, err := p.fetchTOC(ref, src)
+	<-p.tocs
+	if err != nil {
+		return 0, err
+	}
+	index, tarsplit, err := verifyTOC(raw, ref, spec.Blob.Size)
+	if err != nil {
+		if errors.Is(err, chunked.ErrDigestMismatch) {
+			p.count.mismatches.Add(1)
+			err = fmt.Errorf("%w: %w", ErrDigestMismatch, err)
+		}
+		return 0, err
+	}
+	row := store.LayerRow{TOC: ref.Digest, TOCRef: ref}
+	if spec.Source.Blob != "" {
+		row.Sources = []store.Source{spec.Source}
+	}
+	return p.st.PutLayer(row, index, tarsplit)
+}
+
+// fetchTOC returns the compressed TOC and tar-split, not verified.
+func (p *Pool) fetchTOC(ref *manifest.TOCRef, src Source) ([2][]byte, error) {
+	var out [2][]byte
+	want := []manifest.Range{ref.TOC, ref.TarSplit}
+	spans := planRanges(want, p.opt.MaxGap, manifest.MaxTOCSize+manifest.MaxTarSplitSize)
+	ranges := make([]manifest.Range, len(spans))
+	for i, s := range spans {
+		ranges[i] = s.Range
+	}
+	b := &batch{}
+	ctx, stop := p.watch(b)
+	defer stop()
+	next := 0
+	err := p.readRanges(ctx, src, ranges, b.touch, func(r manifest.Range, body io.Reader) error {
+		if next == len(spans) || spans[next].Range != r {
+			return fmt.Errorf("source answered a range that was not asked for: %d+%d", r.Off, r.Len)
+		}
+		buf := make([]byte, r.Len)
+		if _, err := io.ReadFull(body, buf); err != nil {
+			return err
+		}
+		for _, i := range spans[next].pieces {
+			out[i] = buf[want[i].Off-r.Off : want[i].End()-r.Off]
+		}
+		next++
+		return nil
+	})
+	if err == nil && next != len(spans) {
+		err = fmt.Errorf("source answered %d of %d ranges", next, len(spans))
+	}
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = cause
+	}
+	if err != nil {
+		return out, fmt.Errorf("fetch TOC %s: %w", ref.Digest, err)
+	}
+	return out, nil
+}
+
+// verifyTOC checks what fetchTOC returned and makes of it what the store
+// keeps: the layer index and, if the TOC names one, the tar-split.
+func verifyTOC(raw [2][]byte, ref *manifest.TOCRef, blobSize int64) (index, tarsplit []byte, err error) {
+	toc, err := chunked.ParseTOC(raw[0], ref, blobSize)
+	if err != nil {
+		return nil, nil, fmt.Errorf("TOC %s: %w", ref.Digest, err)
+	}
+	if toc.TarSplitDigest != "" && ref.TarSplit.Len > 0 {
+		ts, err := chunked.ParseTarSplit(raw[1], toc.TarSplitDigest, ref.TarSplitRawLen)
+		if err == nil {
+			err = chunked.CheckTarSplit(toc, ts)
+		}
+		if err != nil {
+			return nil, nil, fmt.Errorf("tar-split of TOC %s: %w", ref.Digest, err)
+		}
+		tarsplit = ts.Bytes()
+	}
+	index, err = chunked.BuildIndex(toc)
+	if err != nil {
+		return nil, nil, fmt.Errorf("index of TOC %s: %w", ref.Digest, err)
+	}
+	return index, tarsplit, nil
+}
+
+// Layer returns layer n, opened once per pool. store.ErrNotFound when the
+// store has none.
+func (p *Pool) Layer(n uint64) (*Layer, error) {
+	p.mu.Lock()
+	l := p.layers[n]
+	p.mu.Unlock()
+	if l != nil {
+		return l, nil
+	}
+	mapped, err := p.st.LayerIndex(n)
+	if err != nil {
+		return nil, fmt.Errorf("layer %d: %w", n, err)
+	}
+	index, err := chunked.OpenIndex(mapped.Bytes())
+	if err != nil {
+		mapped.Close()
+		return nil, fmt.Errorf("index of layer %d: %w", n, err)
+	}
+	l = &Layer{pool: p, n: n, index: index}
+	if err := l.mergeRow(); err != nil {
+		mapped.Close()
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if first := p.layers[n]; first != nil {
+		mapped.Close()
+		return first, nil
+	}
+	p.layers[n] = l
+	return l, nil
+}
+
+// mergeRow takes over the sources that the store has recorded for the layer.
+func (l *Layer) mergeRow() error {
+	row, err := l.pool.st.Layer(l.n)
+	if err != nil {
+		return fmt.Errorf("layer %d: %w", l.n, err)
+	}
+	for _, s := range row.Sources {
+		l.src.merge(s, nil)
+	}
+	return nil
+}
+
+// View returns the number of the view of the given layers, bottom to top,
+// merging and storing it when there is none. No layers: the empty view.
+func (p *Pool) View(ctx context.Context, layers []uint64) (uint64, error) {
+	if n, ok, err := p.st.ViewByKey(layers); err != nil || ok {
+		return n, err
+	}
+	key := strings.Trim(fmt.Sprint(layers), "[]")
+	return p.flying.view.do(ctx, key, p.life.spawn, func() (uint64, error) {
+		if n, ok, err := p.st.ViewByKey(layers); err != nil || ok {
+			return n, err
+		}
+		indexes := make([]*chunked.Index, len(layers))
+		for i, n := range layers {
+			l, err := p.Layer(n)
+			if err != nil {
+				return 0, err
+			}
+			indexes[i] = l.index
+		}
+		tree, err := chunked.Merge(indexes)
+		if err != nil {
+			return 0, fmt.Errorf("view of layers %v: %w", layers, err)
+		}
+		return p.st.PutView(layers, tree)
+	})
+}

@@ -1,0 +1,75 @@
+package fill
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/tocsin/tocsin/manifest"
+)
+
+// Limits of one request, from design.md 6.
+const (
+	// DefaultMaxGap is the longest stretch of unwanted bytes that is fetched
+	// to join two wanted ones: a round trip costs more than 64 KiB.
+	DefaultMaxGap = 64 << 10
+	// DefaultMaxRange bounds one range, and together with it the bytes that
+	// one call of a Source asks for.
+	DefaultMaxRange = 8 << 20
+	// maxRangesPerCall keeps the Range header of one request below 4 KiB,
+	// which every known server takes.
+	maxRangesPerCall = 128
+)
+
+// span is one range to ask for, and the wanted pieces that lie in it: indices
+// into the slice given to planRanges, by ascending end.
+type span struct {
+	manifest.Range
+	pieces []int
+}
+
+// planRanges turns wanted pieces of one blob into the ranges to ask for:
+// ascending and disjoint. Pieces whose gap is at most maxGap are joined while
+// the result is at most maxRange long; no range begins or ends with a byte
+// that is in no piece. Pieces that overlap share a range even when it gets
+// longer than maxRange, as does a single piece that is longer by itself.
+func planRanges(want []manifest.Range, maxGap, maxRange int64) []span {
+	order := make([]int, 0, len(want))
+	for i, w := range want {
+		if w.Len > 0 {
+			order = append(order, i)
+		}
+	}
+	slices.SortFunc(order, func(a, b int) int {
+		return cmp.Or(cmp.Compare(want[a].Off, want[b].Off), cmp.Compare(want[a].Len, want[b].Len))
+	})
+	var out []span
+	for _, i := range order {
+		w := want[i]
+		if n := len(out); n > 0 && joins(out[n-1].Range, w, maxGap, maxRange) {
+			last := &out[n-1]
+			last.Len = max(last.End(), w.End()) - last.Off
+			last.pieces = append(last.pieces, i)
+			continue
+		}
+		out = append(out, span{Range: w, pieces: []int{i}})
+	}
+	for _, s := range out {
+		slices.SortStableFunc(s.pieces, func(a, b int) int { return cmp.Compare(want[a].End(), want[b].End()) })
+	}
+	return out
+}
+
+// joins says whether next, which begins at or after have, belongs to the same range.
+func joins(have, next manifest.Range, maxGap, maxRange int64) bool {
+	gap := next.Off - have.End()
+	if gap < 0 {
+		return true // a call may not ask for a byte twice
+	}
+	return gap <= maxGap && next.End()-have.Off <= maxRange
+}
+
+// fits says whether a piece of n bytes may join a call that already asks for
+// have bytes in pieces pieces. The first piece always fits.
+func fits(have int64, pieces int, n, maxRange int64) bool {
+	return pieces == 0 || have+n <= maxRange
+}

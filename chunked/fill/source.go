@@ -1,0 +1,148 @@
+package fill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+
+	"github.com/tocsin/tocsin/chunked"
+	"github.com/tocsin/tocsin/store"
+)
+
+// Source is one blob somewhere. Its methods must be safe for concurrent use.
+type Source interface {
+	// ReadRanges calls fn once for each range, in the order given (ascending,
+	// disjoint), with a body of exactly r.Len bytes. The bytes are not
+	// verified. It returns fn's error, and must return when ctx is done.
+	ReadRanges(ctx context.Context, ranges []chunked.Range, fn func(r chunked.Range, body io.Reader) error) error
+}
+
+// Connect opens a source that the store recorded, perhaps in another process.
+type Connect func(ctx context.Context, src store.Source) (Source, error)
+
+// sources are the places one layer can be fetched from.
+type sources struct {
+	mu   sync.Mutex
+	list []*place // the one that worked last is first
+}
+
+// place is one source of one layer.
+type place struct {
+	store.Source
+	conn Source // nil: not connected yet
+	bad  bool   // quarantined
+}
+
+// merge adds a source, or gives a known one a connection. conn may be nil.
+// A source that gave wrong bytes stays quarantined.
+func (s *sources) merge(src store.Source, conn Source) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.list {
+		if p.Host == src.Host && p.Repo == src.Repo && p.Blob == src.Blob {
+			if conn != nil {
+				p.conn = conn
+			}
+			p.bad = p.bad || src.Quarantined != ""
+			return
+		}
+	}
+	s.list = append(s.list, &place{Source: src, conn: conn, bad: src.Quarantined != ""})
+}
+
+// pick returns the first source that is neither quarantined nor in tried.
+func (s *sources) pick(tried []*place) *place {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.list {
+		if !p.bad && !slices.Contains(tried, p) {
+			return p
+		}
+	}
+	return nil
+}
+
+// demote makes others be tried before p from now on.
+func (s *sources) demote(p *place) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if i := slices.Index(s.list, p); i >= 0 {
+		s.list = append(slices.Delete(s.list, i, i+1), p)
+	}
+}
+
+// condemn quarantines p and says whether this call did it.
+func (s *sources) condemn(p *place) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	was := p.bad
+	p.bad = true
+	return !was
+}
+
+// source returns the next source to try for l, connected, with the sources
+// that other processes recorded meanwhile. A source that cannot be connected
+// to is passed over; the last reason is in the error.
+func (l *Layer) source(ctx context.Context, tried []*place) (*place, Source, []*place, error) {
+	var why error
+	reread := false
+	for {
+		pl := l.src.pick(tried)
+		if pl == nil && !reread {
+			reread = true
+			if err := l.mergeRow(); err != nil {
+				why = err
+			}
+			continue
+		}
+		if pl == nil {
+			err := fmt.Errorf("layer %d: %w", l.n, ErrNoSource)
+			return nil, nil, tried, errors.Join(err, why)
+		}
+		conn, err := l.connect(ctx, pl)
+		if err == nil {
+			return pl, conn, tried, nil
+		}
+		why = err
+		tried = append(tried, pl)
+	}
+}
+
+func (l *Layer) connect(ctx context.Context, pl *place) (Source, error) {
+	l.src.mu.Lock()
+	conn := pl.conn
+	l.src.mu.Unlock()
+	if conn != nil {
+		return conn, nil
+	}
+	if l.pool.opt.Connect == nil {
+		return nil, fmt.Errorf("%s/%s: no way to connect", pl.Host, pl.Repo)
+	}
+	conn, err := l.pool.opt.Connect(ctx, pl.Source)
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s/%s: %w", pl.Host, pl.Repo, err)
+	}
+	l.src.mu.Lock()
+	pl.conn = conn
+	l.src.mu.Unlock()
+	return conn, nil
+}
+
+// quarantine keeps a source that gave wrong bytes from being asked again, in
+// this process and in others.
+func (l *Layer) quarantine(pl *place, why error) {
+	if pl == nil || !l.src.condemn(pl) {
+		return
+	}
+	log := l.pool.opt.Logger.With("layer", l.n, "host", pl.Host, "repo", pl.Repo, "blob", pl.Blob)
+	log.Error("source quarantined", "err", why)
+	if pl.Blob == "" {
+		return // never recorded
+	}
+	if err := l.pool.st.Quarantine(l.n, pl.Source, why.Error()); err != nil {
+		log.Error("cannot record the quarantine", "err", err)
+	}
+}
