@@ -64,6 +64,19 @@ func endShims(socket string) {
 	}
 }
 
+// removeCgroups removes the empty cgroups that runc leaves of a containerd namespace, in every hierarchy.
+func removeCgroups(namespace string) {
+	for _, pattern := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
+		tops, _ := filepath.Glob(filepath.Join(pattern, namespace))
+		for _, top := range tops {
+			containers, _ := filepath.Glob(filepath.Join(top, "*"))
+			for _, dir := range append(containers, top) {
+				_ = unix.Rmdir(dir) // fails for the files in it, and for a cgroup in use
+			}
+		}
+	}
+}
+
 type processInfo struct {
 	parent int
 	args   []string

@@ -59,7 +59,7 @@ func (m *Machine) startContainerd() error {
 	if err := os.WriteFile(m.path("containerd.toml"), []byte(config), 0o600); err != nil {
 		return err
 	}
-	p, err := startProcess("containerd", m.path("containerd.log"), m.environment(),
+	p, err := m.startProcess("containerd",
 		m.programs.containerdDir+"/containerd", "--config", m.path("containerd.toml"))
 	if err != nil {
 		return err
@@ -76,8 +76,7 @@ func (m *Machine) startRegistry() error {
 	if err := os.WriteFile(m.path("registry.yml"), []byte(config), 0o600); err != nil {
 		return err
 	}
-	env := append(m.environment(), "OTEL_TRACES_EXPORTER=none")
-	p, err := startProcess("registry", m.path("registry.log"), env, m.programs.registry, "serve", m.path("registry.yml"))
+	p, err := m.startProcess("registry", m.programs.registry, "serve", m.path("registry.yml"))
 	if err != nil {
 		return err
 	}
@@ -109,7 +108,7 @@ func (m *Machine) StartServe() error {
 	if err := os.WriteFile(m.path("tocsin.toml"), []byte(config), 0o600); err != nil {
 		return err
 	}
-	p, err := startProcess("serve", m.path("serve.log"), m.environment(), m.programs.tocsin, "serve",
+	p, err := m.startProcess("serve", m.programs.tocsin, "serve",
 		"--config", m.path("tocsin.toml"), "--root", m.Root(), "--address", m.ServeSocket(), "--containerd", m.containerdSocket())
 	if err != nil {
 		return err

@@ -32,10 +32,10 @@ func TestStockImage(t *testing.T) {
 		t.Run("containerd "+version, func(t *testing.T) {
 			m := Start(t, &Options{Containerd: version})
 			ctx := t.Context()
-			if _, err := Push(ctx, m.Registry, "debian/python", "gzip", layout, "gzip"); err != nil {
+			ref, err := m.Push(ctx, "debian/python:gzip", layout, "gzip")
+			if err != nil {
 				t.Fatal(err)
 			}
-			ref := m.Registry + "/debian/python:gzip"
 			if _, err := m.Ctr(ctx, "images", "pull", "--plain-http", "--snapshotter", "overlayfs", ref); err != nil {
 				t.Fatal(err)
 			}
@@ -140,14 +140,14 @@ func TestCloseEndsEverything(t *testing.T) {
 
 func runSleeper(t *testing.T, m *Machine, layout string) error {
 	ctx := t.Context()
-	if _, err := Push(ctx, m.Registry, "sleeper", "s", layout, "s"); err != nil {
+	ref, err := m.Push(ctx, "sleeper:s", layout, "s")
+	if err != nil {
 		return err
 	}
-	ref := m.Registry + "/sleeper:s"
 	if _, err := m.Ctr(ctx, "images", "pull", "--plain-http", "--snapshotter", "overlayfs", ref); err != nil {
 		return err
 	}
-	_, err := m.Ctr(ctx, "run", "--detach", "--snapshotter", "overlayfs", ref, "sleeps", "/sleeper")
+	_, err = m.Ctr(ctx, "run", "--detach", "--snapshotter", "overlayfs", ref, "sleeps", "/sleeper")
 	return err
 }
 

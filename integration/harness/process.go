@@ -25,15 +25,16 @@ type process struct {
 	err  error         // how it ended; read after done
 }
 
-// startProcess appends the daemon's output to the file log.
-func startProcess(name, log string, env []string, program string, args ...string) (*process, error) {
+// startProcess starts a daemon in the machine's environment; its output is appended to Dir/NAME.log.
+func (m *Machine) startProcess(name, program string, args ...string) (*process, error) {
+	log := m.path(name + ".log")
 	file, err := os.OpenFile(log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
 	p := &process{name: name, log: log, cmd: exec.Command(program, args...), done: make(chan struct{})}
-	p.cmd.Env = env
+	p.cmd.Env = m.environment()
 	p.cmd.Stdout, p.cmd.Stderr = file, file
 	// A group of its own: an interrupt typed at a terminal reaches the harness only, which ends its daemons in order.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

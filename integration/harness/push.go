@@ -7,18 +7,31 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Push sends the image that an OCI layout calls name to REGISTRY/repo:tag by plain http, blobs first, exactly as its
-// bytes are. It is a test's own few requests, so that what tocsin pulls was not pushed by tocsin. Only single images:
-// no index.
-func Push(ctx context.Context, registry, repo, tag, layout, name string) (digest.Digest, error) {
+// Push sends the image that an OCI layout calls name to the machine's registry as repo:tag and returns the reference
+// by which it can be pulled.
+func (m *Machine) Push(ctx context.Context, repoTag, layout, name string) (string, error) {
+	ref := m.Registry + "/" + repoTag
+	_, err := Push(ctx, ref, layout, name)
+	return ref, err
+}
+
+// Push sends the image that an OCI layout calls name to ref, HOST:PORT/REPO:TAG, by plain http, blobs first, exactly as
+// its bytes are, and returns its digest. It is a test's own few requests, so that what tocsin pulls was not pushed by
+// tocsin. Only single images: no index.
+func Push(ctx context.Context, ref, layout, name string) (digest.Digest, error) {
+	host, path, ok := strings.Cut(ref, "/")
+	repo, tag, tagged := strings.Cut(path, ":")
+	if !ok || !tagged {
+		return "", fmt.Errorf("harness: %q is not HOST:PORT/REPO:TAG", ref)
+	}
 	desc, err := named(layout, name)
 	if err != nil {
 		return "", err
@@ -31,14 +44,13 @@ func Push(ctx context.Context, registry, repo, tag, layout, name string) (digest
 	if err := json.Unmarshal(raw, &manifest); err != nil {
 		return "", fmt.Errorf("harness: manifest %s: %w", desc.Digest, err)
 	}
-	base := "http://" + registry + "/v2/" + repo
+	base := "http://" + host + "/v2/" + repo
 	for _, blob := range append(manifest.Layers, manifest.Config) {
 		if err := pushBlob(ctx, base, layout, blob); err != nil {
 			return "", fmt.Errorf("harness: push blob %s: %w", blob.Digest, err)
 		}
 	}
-	header := http.Header{"Content-Type": {desc.MediaType}}
-	if _, err := request(ctx, http.MethodPut, base+"/manifests/"+tag, header, bytes.NewReader(raw), int64(len(raw))); err != nil {
+	if err := put(ctx, base+"/manifests/"+tag, desc, bytes.NewReader(raw)); err != nil {
 		return "", fmt.Errorf("harness: push manifest %s: %w", desc.Digest, err)
 	}
 	return desc.Digest, nil
@@ -66,7 +78,11 @@ func named(layout, name string) (v1.Descriptor, error) {
 }
 
 func pushBlob(ctx context.Context, base, layout string, desc v1.Descriptor) error {
-	answer, err := request(ctx, http.MethodPost, base+"/blobs/uploads/", nil, nil, 0)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, base+"/blobs/uploads/", nil)
+	if err != nil {
+		return err
+	}
+	answer, err := send(req)
 	if err != nil {
 		return err
 	}
@@ -76,27 +92,30 @@ func pushBlob(ctx context.Context, base, layout string, desc v1.Descriptor) erro
 	}
 	query := location.Query()
 	query.Set("digest", desc.Digest.String())
-	target := url.URL{Scheme: location.Scheme, Host: location.Host, Path: location.Path, RawQuery: query.Encode()}
+	location.RawQuery = query.Encode()
 	file, err := os.Open(layoutBlob(layout, desc.Digest))
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	header := http.Header{"Content-Type": {"application/octet-stream"}}
-	_, err = request(ctx, http.MethodPut, target.String(), header, file, desc.Size)
+	desc.MediaType = "application/octet-stream"
+	return put(ctx, location.String(), desc, file)
+}
+
+// put sends a body of the size and media type of desc.
+func put(ctx context.Context, target string, desc v1.Descriptor, body io.Reader) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, target, body)
+	if err != nil {
+		return err
+	}
+	req.ContentLength = desc.Size
+	req.Header.Set("Content-Type", desc.MediaType)
+	_, err = send(req)
 	return err
 }
 
-// request sends one request and returns its answer, body closed; a status that is not 2xx is an error.
-func request(ctx context.Context, method, target string, header http.Header, body io.Reader, size int64) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, target, body)
-	if err != nil {
-		return nil, err
-	}
-	req.ContentLength = size
-	for key, values := range header {
-		req.Header[key] = values
-	}
+// send returns the answer with its body closed; a status that is not 2xx is an error.
+func send(req *http.Request) (*http.Response, error) {
 	answer, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return nil, err
@@ -104,7 +123,7 @@ func request(ctx context.Context, method, target string, header http.Header, bod
 	defer answer.Body.Close()
 	text, _ := io.ReadAll(io.LimitReader(answer.Body, 4096))
 	if answer.StatusCode/100 != 2 {
-		return nil, fmt.Errorf("%s %s: %s\n%s", method, target, answer.Status, text)
+		return nil, fmt.Errorf("%s %s: %s\n%s", req.Method, req.URL, answer.Status, text)
 	}
 	return answer, nil
 }
