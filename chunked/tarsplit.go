@@ -1,0 +1,211 @@
+package chunked
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc64"
+	"io"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/vbatts/tar-split/tar/storage"
+
+	"github.com/tocsin/tocsin/manifest"
+)
+
+// TarSplit is everything of a tar that is not file content: what its headers and padding were, byte for byte, and where
+// files go between them. It is kept as it came and decompressed, within its limit, each time it is read. Safe for
+// concurrent use.
+type TarSplit struct {
+	b     []byte
+	limit int64 // uncompressed
+}
+
+// ParseTarSplit returns the tar-split in compressed, whose digest must be want: the TOC's TarSplitDigest. An empty want
+// is ErrNoTarSplit. Whether the uncompressed form is sound and at most rawLen bytes long shows when it is used.
+func ParseTarSplit(compressed []byte, want digest.Digest, rawLen int64) (*TarSplit, error) {
+	if want == "" {
+		return nil, fmt.Errorf("TOC without the digest of its tar-split: %w", ErrNoTarSplit)
+	}
+	if int64(len(compressed)) > manifest.MaxTarSplitSize || rawLen > manifest.MaxTarSplitSize {
+		return nil, fmt.Errorf("tar-split %s: %w", want, tooBig("%d bytes, %d uncompressed", len(compressed), rawLen))
+	}
+	if err := checkDigest(compressed, want); err != nil {
+		return nil, fmt.Errorf("tar-split %s: %w", want, err)
+	}
+	if !bytes.HasPrefix(compressed, []byte(zstdMagic)) {
+		return nil, fmt.Errorf("tar-split %s: %w", want, malformed("no zstd frame"))
+	}
+	return &TarSplit{compressed, rawLen}, nil
+}
+
+const zstdMagic = "\x28\xb5\x2f\xfd"
+
+// NewTarSplit returns a tar-split that this machine kept: what Bytes returned, or the uncompressed JSON lines. It keeps b.
+func NewTarSplit(b []byte) *TarSplit { return &TarSplit{b, manifest.MaxTarSplitSize} }
+
+// Bytes returns the form to keep at rest, which NewTarSplit takes back: as small as it came. It must not be changed.
+func (t *TarSplit) Bytes() []byte { return t.b }
+
+// Raw returns the uncompressed JSON lines.
+func (t *TarSplit) Raw() ([]byte, error) {
+	r, err := t.open()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	raw, err := io.ReadAll(r)
+	if err != nil {
+		return nil, fmt.Errorf("tar-split: %w", inputError(err))
+	}
+	return raw, nil
+}
+
+func (t *TarSplit) open() (io.ReadCloser, error) {
+	if bytes.HasPrefix(t.b, []byte(zstdMagic)) {
+		r, err := newBoundedReader(t.b, t.limit)
+		if err != nil {
+			return nil, fmt.Errorf("tar-split: %w", err)
+		}
+		return struct {
+			io.Reader
+			io.Closer
+		}{r, r.IOReadCloser()}, nil
+	}
+	if int64(len(t.b)) > t.limit {
+		return nil, fmt.Errorf("tar-split: %w", tooBig("%d bytes", len(t.b)))
+	}
+	return io.NopCloser(bytes.NewReader(t.b)), nil
+}
+
+// splitScanner yields the lines of a tar-split. A scanned payload is valid until the next call.
+type splitScanner struct {
+	r       *bufio.Reader
+	c       io.Closer
+	long    []byte // a line that does not fit r's buffer
+	payload []byte
+}
+
+func (t *TarSplit) scan() (*splitScanner, error) {
+	r, err := t.open()
+	if err != nil {
+		return nil, err
+	}
+	return &splitScanner{r: bufio.NewReaderSize(r, 64<<10), c: r}, nil
+}
+
+// next returns the next line, io.EOF after the last.
+func (s *splitScanner) next() (e storage.Entry, err error) {
+	for {
+		line, err := s.line()
+		if err != nil {
+			return e, err
+		}
+		if line = bytes.TrimSpace(line); len(line) > 0 {
+			return s.parse(line)
+		}
+	}
+}
+
+func (s *splitScanner) line() ([]byte, error) {
+	line, err := s.r.ReadSlice('\n')
+	if err == nil || err == io.EOF && len(line) > 0 {
+		return line, nil
+	}
+	s.long = s.long[:0]
+	for errors.Is(err, bufio.ErrBufferFull) {
+		s.long = append(s.long, line...)
+		line, err = s.r.ReadSlice('\n')
+	}
+	if s.long = append(s.long, line...); len(s.long) > 0 && (err == nil || err == io.EOF) {
+		return s.long, nil
+	}
+	if err == io.EOF {
+		return nil, err
+	}
+	return nil, inputError(err)
+}
+
+// parse reads one line. Segments, which are nearly all of the bytes, are recognised by how every known writer spells
+// them; anything else goes to encoding/json.
+func (s *splitScanner) parse(line []byte) (e storage.Entry, err error) {
+	if rest, ok := bytes.CutPrefix(line, []byte(`{"type":2,"payload":"`)); ok {
+		if end := bytes.IndexByte(rest, '"'); end >= 0 && bytes.HasPrefix(rest[end:], []byte(`","position":`)) {
+			s.payload, err = base64.StdEncoding.AppendDecode(s.payload[:0], rest[:end])
+			if err == nil {
+				return storage.Entry{Type: storage.SegmentType, Payload: s.payload}, nil
+			}
+		}
+	}
+	if err := json.Unmarshal(line, &e); err != nil {
+		return e, inputError(err)
+	}
+	if e.Size < 0 || e.Type != storage.SegmentType && e.Type != storage.FileType {
+		return e, malformed("line of type %d, size %d", e.Type, e.Size)
+	}
+	return e, nil
+}
+
+func (s *splitScanner) close() { s.c.Close() }
+
+// AssembleTar writes the tar that ts was split from. For each file with content, open is called with its clean name
+// and must give exactly the content; it is closed before the next one is opened. Size and CRC-64 of ts are compared, which
+// is no proof: whoever needs one hashes what is written. Errors of open and of w are wrapped.
+func AssembleTar(w io.Writer, ts *TarSplit, open func(name string) (io.ReadCloser, error)) error {
+	s, err := ts.scan()
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	buf := make([]byte, 256<<10)
+	for {
+		e, err := s.next()
+		switch {
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return fmt.Errorf("tar-split: %w", err)
+		case e.Type == storage.SegmentType:
+			if _, err := w.Write(e.Payload); err != nil {
+				return fmt.Errorf("write tar: %w", err)
+			}
+		case e.Size > 0:
+			if err := assembleFile(w, &e, open, buf); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func assembleFile(w io.Writer, e *storage.Entry, open func(string) (io.ReadCloser, error), buf []byte) error {
+	name, err := CleanName(e.GetName())
+	if err != nil {
+		return err
+	}
+	f, err := open(name)
+	if err != nil {
+		return fmt.Errorf("open content of %q: %w", name, err)
+	}
+	defer f.Close()
+	crc := crc64.New(storage.CRCTable)
+	n, err := io.CopyBuffer(io.MultiWriter(w, crc), onlyReader{io.LimitReader(f, e.Size)}, buf)
+	if err != nil {
+		return fmt.Errorf("copy content of %q: %w", name, err)
+	}
+	if n != e.Size {
+		return malformed("content of %q has %d bytes, the tar-split says %d", name, n, e.Size)
+	}
+	if m, err := io.ReadFull(f, buf[:1]); m != 0 || err != io.EOF {
+		return malformed("content of %q has more bytes than the tar-split's %d (%v)", name, e.Size, err)
+	}
+	if !bytes.Equal(crc.Sum(nil), e.Payload) {
+		return fmt.Errorf("content of %q: %w: CRC-64 of the tar-split", name, ErrDigestMismatch)
+	}
+	return nil
+}
+
+// onlyReader hides WriteTo, so that the copy uses the buffer it was given.
+type onlyReader struct{ io.Reader }
