@@ -14,7 +14,7 @@ const (
 	gearSpan = 64
 	// minHole is the shortest run of zeros that becomes a chunk of its own (holesThreshold of containers/storage).
 	minHole = 1 << 10
-	// cutAhead is how many bytes cut must see to decide as if it saw the whole rest of the file.
+	// cutAhead is how many bytes cutChunk must see to decide as if it saw the whole rest of the file.
 	cutAhead = maxChunk + minHole
 )
 
@@ -33,10 +33,10 @@ func gearTable() (t [256]uint64) {
 	return t
 }
 
-// cut returns the length of the first chunk of b and whether it is one of zeros. b is the rest of a file, or at least
+// cutChunk returns the length of the first chunk of b and whether it is one of zeros. b is the rest of a file, or at least
 // cutAhead bytes of it. A chunk of zeros that reaches the end of b may go on in the bytes after it; a chunk of data
 // never does.
-func cut(b []byte) (n int, zeros bool) {
+func cutChunk(b []byte) (n int, zeros bool) {
 	if z := leadingZeros(b); z >= minHole {
 		return z, true
 	}

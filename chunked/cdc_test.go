@@ -20,7 +20,7 @@ func concat(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
 
 func TestCut(t *testing.T) {
 	long := noise(1, 2*cutAhead)
-	first, _ := cut(long)
+	first, _ := cutChunk(long)
 	tests := []struct {
 		name  string
 		in    []byte
@@ -46,9 +46,9 @@ func TestCut(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			n, zeros := cut(tt.in)
+			n, zeros := cutChunk(tt.in)
 			if n != tt.n || zeros != tt.zeros {
-				t.Errorf("cut = %d, %v; want %d, %v", n, zeros, tt.n, tt.zeros)
+				t.Errorf("cutChunk = %d, %v; want %d, %v", n, zeros, tt.n, tt.zeros)
 			}
 		})
 	}
@@ -59,7 +59,7 @@ func TestCutAverage(t *testing.T) {
 	const total = 32 << 20
 	b, chunks := noise(5, total), 0
 	for len(b) > 0 {
-		n, _ := cut(b)
+		n, _ := cutChunk(b)
 		if n > maxChunk || n < minChunk && n < len(b) {
 			t.Fatalf("chunk of %d bytes with %d left", n, len(b))
 		}
@@ -77,13 +77,13 @@ func TestCutFollowsContent(t *testing.T) {
 	edited := concat(old[:1<<20], []byte("inserted"), old[1<<20:])
 	have := map[string]bool{}
 	for b := old; len(b) > 0; {
-		n, _ := cut(b)
+		n, _ := cutChunk(b)
 		have[string(b[:n])] = true
 		b = b[n:]
 	}
 	missing := 0
 	for b := edited; len(b) > 0; {
-		n, _ := cut(b)
+		n, _ := cutChunk(b)
 		if !have[string(b[:n])] {
 			missing++
 		}
@@ -133,7 +133,7 @@ func BenchmarkCut(b *testing.B) {
 	b.SetBytes(int64(len(data)))
 	for b.Loop() {
 		for rest := data; len(rest) > 0; {
-			n, _ := cut(rest)
+			n, _ := cutChunk(rest)
 			rest = rest[n:]
 		}
 	}

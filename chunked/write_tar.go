@@ -129,7 +129,7 @@ func (s *splitter) content(e *wireEntry) error {
 		n, zeros := leadingZeros(win), true
 		if !pending {
 			begin = off
-			n, zeros = cut(win)
+			n, zeros = cutChunk(win)
 		}
 		it := item{entry: e, content: true, zeros: zeros}
 		if zeros {
