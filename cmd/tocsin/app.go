@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"runtime"
+	"time"
+
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/spf13/cobra"
+
+	"github.com/containerd/platforms"
+
+	"github.com/tocsin/tocsin/chunked/fill"
+	"github.com/tocsin/tocsin/copy"
+	"github.com/tocsin/tocsin/copy/registry"
+	"github.com/tocsin/tocsin/manifest"
+	"github.com/tocsin/tocsin/store"
+)
+
+// app is what the commands share: the flags of the root command and the configuration they lead to.
+type app struct {
+	flags struct {
+		root, config, hostsDir       string
+		insecure, plainHTTP, verbose bool
+	}
+	config config
+	log    *slog.Logger
+}
+
+// load reads the configuration and lays flags and environment over it.
+func (a *app) load(cmd *cobra.Command) error {
+	a.log = newLogger(a.flags.verbose)
+	c, err := readConfig(a.flags.config)
+	if err != nil {
+		return err
+	}
+	if env := os.Getenv("TOCSIN_ROOT"); env != "" {
+		c.Root = env
+	}
+	if a.flags.root != "" {
+		c.Root = a.flags.root
+	}
+	if a.flags.hostsDir != "" {
+		c.HostsDir = a.flags.hostsDir
+	}
+	a.config = c
+	return nil
+}
+
+// registry makes the one client of this process.
+func (a *app) registry() *registry.Client {
+	insecure := a.flags.insecure || a.flags.plainHTTP
+	return registry.New(&registry.Options{
+		HostsDir:  a.config.HostsDir,
+		PlainHTTP: insecure,
+		Insecure:  insecure,
+		AuthFiles: authFiles(),
+		Jobs:      a.config.Jobs,
+		UserAgent: "tocsin/" + version(),
+		Logger:    a.log,
+	})
+}
+
+// authFiles are where docker and podman keep logins. Without a home there are fewer of them.
+func authFiles() []string {
+	home, err := os.UserHomeDir()
+	if err != nil {
+		home = ""
+	}
+	return registry.DefaultAuthFiles(os.Getenv, home)
+}
+
+// local is what commands on the store work with. close ends it in the right order.
+type local struct {
+	store *store.Store
+	pool  *fill.Pool
+}
+
+// openLocal opens the store and what makes its content present.
+func (a *app) openLocal(client *registry.Client, background bool) (*local, error) {
+	st, err := store.Open(a.config.Root, &store.Options{Logger: a.log})
+	if err != nil {
+		return nil, err
+	}
+	pool := fill.New(st, &fill.Options{
+		Connect:     connector(client),
+		Jobs:        a.config.Jobs,
+		ReadTimeout: time.Duration(a.config.ReadTimeout),
+		Background:  background,
+		Logger:      a.log,
+	})
+	return &local{store: st, pool: pool}, nil
+}
+
+func (l *local) close() error { return errors.Join(l.pool.Close(), l.store.Close()) }
+
+// connector opens the sources that layers were recorded with.
+func connector(client *registry.Client) fill.Connect {
+	return func(ctx context.Context, src store.Source) (fill.Source, error) {
+		return client.Repo(src.Host, src.Repo).Ranged(src.Blob, src.Size), nil
+	}
+}
+
+// env makes what a copy works with. The store is opened only when a reference needs it.
+func (a *app) env(progress copy.Progress, refs ...manifest.Ref) (*copy.Env, func() error, error) {
+	client := a.registry()
+	e := &copy.Env{Registry: client, Progress: progress, Jobs: a.config.Jobs, Logger: a.log}
+	for _, r := range refs {
+		if r.Transport != manifest.Store {
+			continue
+		}
+		l, err := a.openLocal(client, false)
+		if err != nil {
+			return nil, nil, err
+		}
+		e.Store, e.Pool = l.store, l.pool
+		return e, l.close, nil
+	}
+	return e, func() error { return nil }, nil
+}
+
+// parsePlatform reads --platform; "local" is this machine's.
+func parsePlatform(s string) (*v1.Platform, error) {
+	if s == "" {
+		return nil, nil
+	}
+	if s == "local" {
+		p := localPlatform()
+		return &p, nil
+	}
+	p, err := manifest.ParsePlatform(s)
+	if err != nil {
+		return nil, usage(err)
+	}
+	return &p, nil
+}
+
+func localPlatform() v1.Platform {
+	p := platforms.DefaultSpec()
+	return v1.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH, Variant: p.Variant}
+}
+
+func parseRef(s string) (manifest.Ref, error) {
+	r, err := manifest.ParseRef(s)
+	if err != nil {
+		return r, usage(err)
+	}
+	return r, nil
+}
+
+// closing runs close and adds its error to what a command returns.
+func closing(err *error, close func() error) { *err = errors.Join(*err, close()) }

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/tocsin/tocsin/chunked"
+	"github.com/tocsin/tocsin/chunked/fill"
+	"github.com/tocsin/tocsin/copy"
+	"github.com/tocsin/tocsin/copy/registry"
+	"github.com/tocsin/tocsin/manifest"
+	"github.com/tocsin/tocsin/store"
+)
+
+// Exit codes, as spec/cli.md 2.7 has them. Scripts rely on them.
+const (
+	exitOK        = 0
+	exitOther     = 1
+	exitNotFound  = 2
+	exitAuth      = 3
+	exitVerify    = 4
+	exitRetries   = 5
+	exitPreserve  = 6
+	exitUsage     = 64
+	exitInterrupt = 130
+)
+
+// childFailed is the end of a process of ours that has already said why on stderr.
+type childFailed struct{ code int }
+
+func (c *childFailed) Error() string { return fmt.Sprintf("exit code %d", c.code) }
+
+// failure is a kind of error: how it ends the program, and what the user can do about it.
+type failure struct {
+	err  error
+	code int
+	hint string
+}
+
+// failures is searched from the top; the first match decides.
+func failures() []failure {
+	return []failure{
+		{errUsage, exitUsage, "see tocsin COMMAND --help"},
+		{copy.ErrUsage, exitUsage, ""},
+		{manifest.ErrDigestMismatch, exitVerify, "the bytes are not the ones that were named; nothing of them was kept"},
+		{chunked.ErrDigestMismatch, exitVerify, "the bytes are not the ones that were named; nothing of them was kept"},
+		{copy.ErrDiffID, exitVerify, "the layer is not the one that the image's configuration describes; do not run this image"},
+		{fill.ErrDiffID, exitVerify, "the layer is not the one that the image's configuration describes; do not run this image"},
+		{manifest.ErrSentinel, exitVerify, "the image claims to be a sentinel variant and is not a valid one"},
+		{chunked.ErrMalformed, exitVerify, ""},
+		{manifest.ErrMalformed, exitVerify, ""},
+		{errFindings, exitVerify, ""},
+		{copy.ErrPreserve, exitPreserve, "ask for the change (--compress, --platform) or drop --preserve-digests"},
+		{registry.ErrAuth, exitAuth, "log in with docker login or podman login; the credentials are read from there"},
+		{registry.ErrRetriesExhausted, exitRetries, "the registry kept failing; try again later"},
+		{registry.ErrNoRanges, exitOther, "this registry serves no byte ranges, so a sentinel variant cannot be read from it; copy the plain instance"},
+		{registry.ErrNotFound, exitNotFound, ""},
+		{manifest.ErrNotFound, exitNotFound, ""},
+		{store.ErrNotFound, exitNotFound, "tocsin images lists what is there"},
+		{copy.ErrNotFound, exitNotFound, ""},
+	}
+}
+
+func exitCode(ctx context.Context, err error) int {
+	if ctx.Err() != nil {
+		return exitInterrupt
+	}
+	var child *childFailed
+	if errors.As(err, &child) {
+		return child.code
+	}
+	for _, f := range failures() {
+		if errors.Is(err, f.err) {
+			return f.code
+		}
+	}
+	return exitOther
+}
+
+func hint(err error) string {
+	for _, f := range failures() {
+		if errors.Is(err, f.err) {
+			return f.hint
+		}
+	}
+	return ""
+}
+
+// printError writes what went wrong, and what to do, in one place.
+func printError(w io.Writer, asJSON bool, err error, code int) {
+	var child *childFailed
+	if errors.As(err, &child) {
+		return
+	}
+	if asJSON {
+		type body struct {
+			Code    int    `json:"code"`
+			Message string `json:"message"`
+			Hint    string `json:"hint,omitempty"`
+		}
+		_ = json.NewEncoder(w).Encode(map[string]body{"error": {code, err.Error(), hint(err)}})
+		return
+	}
+	fmt.Fprintf(w, "tocsin: %v\n", err)
+	if h := hint(err); h != "" {
+		fmt.Fprintf(w, "hint: %s\n", h)
+	}
+}

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+)
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+// run is main for one command line and returns the exit code.
+func run(args []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	root := newRoot()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	code := exitCode(ctx, err)
+	printError(os.Stderr, root.PersistentFlags().Lookup("json-errors").Changed, err, code)
+	return code
+}
+
+// newRoot makes the whole command tree. Flags that every command has hang on the root.
+func newRoot() *cobra.Command {
+	a := &app{}
+	root := &cobra.Command{
+		Use:           "tocsin",
+		Short:         "Local storage backend for container images: lazy, verified, content-addressed",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		PersistentPreRunE: func(cmd *cobra.Command, args []string) error {
+			return a.load(cmd)
+		},
+	}
+	f := root.PersistentFlags()
+	f.StringVar(&a.flags.root, "root", "", "store directory (default "+defaultRoot+", or TOCSIN_ROOT)")
+	f.StringVar(&a.flags.config, "config", "", "configuration file (default "+defaultConfigPath+", which may be absent)")
+	f.BoolVar(&a.flags.insecure, "insecure", false, "allow plain http and unverified TLS")
+	f.BoolVar(&a.flags.plainHTTP, "plain-http", false, "alias of --insecure")
+	f.StringVar(&a.flags.hostsDir, "hosts-dir", "", "directory of hosts.toml files, as containerd has them")
+	f.BoolVar(&a.flags.verbose, "verbose", false, "log what is done")
+	f.Bool("json-errors", false, "write errors as JSON")
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(err) })
+	root.AddCommand(
+		newCopy(a), newDigest(a), newInspect(a), newImages(a), newRemove(a),
+		newMount(a), newUmount(a), newServe(a), newGC(a), newCheck(a),
+		newVersion(), newConfig(a),
+	)
+	for _, c := range root.Commands() {
+		c.Args = usageArgs(c.Args)
+	}
+	return root
+}
+
+// usageArgs makes a wrong number of arguments a usage error.
+func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if check == nil {
+			return nil
+		}
+		if err := check(cmd, args); err != nil {
+			return usage(fmt.Errorf("%w (usage: %s)", err, strings.TrimSpace(cmd.UseLine())))
+		}
+		return nil
+	}
+}
+
+// errUsage marks command lines that mean nothing.
+var errUsage = errors.New("usage")
+
+func usage(err error) error { return fmt.Errorf("%w: %w", errUsage, err) }
+
+func newLogger(verbose bool) *slog.Logger {
+	level := slog.LevelInfo
+	if verbose {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+}

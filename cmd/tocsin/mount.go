@@ -1,0 +1,252 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/moby/sys/mountinfo"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/tocsin/tocsin/manifest"
+	"github.com/tocsin/tocsin/snapshotter/lazyfs"
+	"github.com/tocsin/tocsin/store"
+)
+
+// fuseType is the file system type under which our mounts appear.
+const fuseType = "fuse.tocsin"
+
+func newMount(a *app) *cobra.Command {
+	var foreground bool
+	var platform string
+	cmd := &cobra.Command{
+		Use: "mount store:NAME DIR", Short: "Show an image of the store, read-only, on a directory",
+		Long: "Show an image of the store, read-only, on a directory. The process behind the mount ends with it: umount DIR is enough.",
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ref, err := parseRef(args[0])
+			if err != nil {
+				return err
+			}
+			if ref.Transport != manifest.Store {
+				return usage(fmt.Errorf("%s is not in the store; copy it there first", args[0]))
+			}
+			if !foreground {
+				return spawnMount(cmd.Context())
+			}
+			want, err := parsePlatform(platform)
+			if err != nil {
+				return err
+			}
+			if want == nil {
+				p := localPlatform()
+				want = &p
+			}
+			return a.mount(cmd.Context(), ref, args[1], func(r store.Record) bool {
+				have, err := manifest.ParsePlatform(r.Platform)
+				return err == nil && manifest.MatchPlatform(*want, have)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&foreground, "foreground", false, "stay until the mount is gone")
+	cmd.Flags().StringVar(&platform, "platform", "", "another platform than this machine's")
+	return cmd
+}
+
+// readyFD is where a mount in the background tells its parent that the tree is there.
+const readyFD = 3
+
+// spawnMount runs this same command line in the foreground of a process of its own and returns when the tree is there.
+func spawnMount(ctx context.Context) error {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	self, err := os.Executable()
+	if err != nil {
+		return errors.Join(err, w.Close())
+	}
+	cmd := exec.Command(self, append(os.Args[1:], "--foreground")...)
+	cmd.ExtraFiles = []*os.File{w}
+	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+	// A file and no pipe: the child lives on, and must not fail when it has something to say and we are gone.
+	log, err := os.CreateTemp("", "tocsin-mount-")
+	if err != nil {
+		return errors.Join(err, w.Close())
+	}
+	defer log.Close()
+	defer os.Remove(log.Name())
+	cmd.Stderr = log
+	if err := errors.Join(cmd.Start(), w.Close()); err != nil {
+		return fmt.Errorf("start the mount's own process: %w", err)
+	}
+	ready, err := io.ReadAll(r)
+	if err == nil && string(ready) == "ready" {
+		return cmd.Process.Release()
+	}
+	return mountFailed(cmd, log)
+}
+
+// mountFailed gives back how the mount's own process ended, with its message and exit code.
+func mountFailed(cmd *exec.Cmd, log *os.File) error {
+	err := cmd.Wait()
+	said, readErr := os.ReadFile(log.Name())
+	if readErr == nil && len(said) > 0 {
+		os.Stderr.Write(said)
+	}
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return &childFailed{code: exit.ExitCode()}
+	}
+	return errors.Join(errors.New("the mount's own process ended before the tree was there"), err)
+}
+
+// mount serves one view on dir until the kernel closes the connection.
+func (a *app) mount(ctx context.Context, ref manifest.Ref, dir string, fits func(store.Record) bool) (err error) {
+	l, err := a.openLocal(a.registry(), false)
+	if err != nil {
+		return err
+	}
+	defer closing(&err, l.close)
+	rec, err := findRecord(l.store, ref, fits)
+	if err != nil {
+		return err
+	}
+	dir, err = filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	pin := fmt.Sprintf("mount/%d%s", os.Getpid(), dir)
+	if err := l.store.Pin(pin, store.PinTarget{Layers: rec.Layers}, store.PinOptions{Process: true}); err != nil {
+		return err
+	}
+	view, err := l.pool.View(ctx, rec.Layers)
+	if err != nil {
+		return err
+	}
+	if err := l.store.Pin(pin, store.PinTarget{Layers: rec.Layers, Views: []uint64{view}}, store.PinOptions{Process: true}); err != nil {
+		return err
+	}
+	return a.serveView(l, view, dir)
+}
+
+func (a *app) serveView(l *local, view uint64, dir string) error {
+	root := os.Geteuid() == 0
+	open := lazyfs.MountUser
+	if root {
+		open = lazyfs.Mount
+	}
+	device, err := open(dir)
+	if err != nil {
+		return err
+	}
+	defer device.Close()
+	fs := lazyfs.New(&lazyfs.Options{Store: l.store, Pool: l.pool, Single: view, Passthrough: root, Logger: a.log})
+	served := make(chan error, 1)
+	go func() { served <- fs.Serve(device) }()
+	if root {
+		if err := lazyfs.SetReadAhead(dir); err != nil {
+			a.log.Warn("reads will be small", "err", err)
+		}
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return errors.Join(fmt.Errorf("look at the new mount %s: %w", dir, err), unmount(dir), <-served)
+	}
+	if err := tellReady(); err != nil {
+		return errors.Join(err, unmount(dir), <-served)
+	}
+	return <-served
+}
+
+// tellReady tells the parent, if there is one that waits.
+func tellReady() error {
+	if _, err := unix.FcntlInt(readyFD, unix.F_GETFD, 0); err != nil {
+		return nil
+	}
+	pipe := os.NewFile(readyFD, "ready")
+	_, err := pipe.WriteString("ready")
+	return errors.Join(err, pipe.Close())
+}
+
+// findRecord picks the image of a reference that fits, a sentinel variant before its plain sibling.
+func findRecord(st *store.Store, ref manifest.Ref, fits func(store.Record) bool) (store.Record, error) {
+	var records []store.Record
+	var err error
+	if ref.Digest != "" {
+		records, err = st.ResolveDigest(ref.Digest)
+	} else {
+		records, _, err = st.Resolve(ref.StoreName())
+	}
+	if err != nil {
+		return store.Record{}, err
+	}
+	var found []store.Record
+	var there []string
+	for _, r := range records {
+		there = append(there, r.Platform)
+		if fits(r) {
+			found = append(found, r)
+		}
+	}
+	if len(found) == 0 {
+		return store.Record{}, fmt.Errorf("%s is here for %s only: %w", ref.Familiar(), strings.Join(there, ", "), store.ErrNotFound)
+	}
+	for _, r := range found {
+		if r.Trust == manifest.TOCOnly.String() {
+			return r, nil
+		}
+	}
+	return found[0], nil
+}
+
+func newUmount(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "umount DIR", Short: "Take a tocsin mount away", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			dir, err := filepath.Abs(args[0])
+			if err != nil {
+				return err
+			}
+			ours, err := isOurs(dir)
+			if err != nil {
+				return err
+			}
+			if !ours {
+				return fmt.Errorf("%s is not a tocsin mount: %w", dir, store.ErrNotFound)
+			}
+			return unmount(dir)
+		},
+	}
+}
+
+// isOurs reports whether the topmost mount on dir is one of ours. It asks the mount table, because a mount whose
+// server died cannot be asked anything.
+func isOurs(dir string) (bool, error) {
+	mounts, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(dir))
+	if err != nil {
+		return false, fmt.Errorf("read the mount table: %w", err)
+	}
+	return len(mounts) > 0 && mounts[len(mounts)-1].FSType == fuseType, nil
+}
+
+// unmount takes the mount on dir away; root by itself, others through fusermount3.
+func unmount(dir string) error {
+	if os.Geteuid() == 0 {
+		if err := unix.Unmount(dir, 0); err != nil {
+			return fmt.Errorf("umount %s: %w", dir, err)
+		}
+		return nil
+	}
+	if out, err := exec.Command("fusermount3", "-u", "--", dir).CombinedOutput(); err != nil {
+		return fmt.Errorf("fusermount3 -u %s: %w: %s", dir, err, out)
+	}
+	return nil
+}

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/containerd/containerd/v2/core/content"
+	contentproxy "github.com/containerd/containerd/v2/core/content/proxy"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/tocsin/tocsin/chunked/fill"
+	"github.com/tocsin/tocsin/copy/registry"
+	"github.com/tocsin/tocsin/manifest"
+	"github.com/tocsin/tocsin/snapshotter"
+	"github.com/tocsin/tocsin/store"
+)
+
+// remote gives the snapshotter what registries have. References come from containerd, credentials from the daemon's
+// user.
+type remote struct{ client *registry.Client }
+
+func (r remote) repo(image string) (*registry.Repo, manifest.Ref, error) {
+	ref, err := manifest.ParseRef("docker://" + image)
+	if err != nil {
+		return nil, ref, err
+	}
+	return r.client.Repo(ref.Host, ref.Repo), ref, nil
+}
+
+func (r remote) Manifest(ctx context.Context, image string, d digest.Digest) ([]byte, string, error) {
+	repo, _, err := r.repo(image)
+	if err != nil {
+		return nil, "", err
+	}
+	return repo.Manifest(ctx, d.String())
+}
+
+func (r remote) Blob(ctx context.Context, image string, d v1.Descriptor) (raw []byte, err error) {
+	repo, _, err := r.repo(image)
+	if err != nil {
+		return nil, err
+	}
+	body, err := repo.Blob(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	defer closing(&err, body.Close)
+	return io.ReadAll(io.LimitReader(body, d.Size+1))
+}
+
+func (r remote) Layer(ctx context.Context, image string, d v1.Descriptor) (fill.Source, store.Source, error) {
+	repo, ref, err := r.repo(image)
+	if err != nil {
+		return nil, store.Source{}, err
+	}
+	return repo.Ranged(d.Digest, d.Size), store.Source{
+		Host: ref.Host, Repo: ref.Repo, Blob: d.Digest, Size: d.Size, MediaType: d.MediaType,
+	}, nil
+}
+
+// contentStore is containerd's content store, read through its socket; zero when there is none to ask.
+type contentStore struct{ conn *grpc.ClientConn }
+
+// dialContent connects lazily: containerd may start after us.
+func dialContent(address string) (*contentStore, error) {
+	if address == "" {
+		return &contentStore{}, nil
+	}
+	conn, err := grpc.NewClient("unix://"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return nil, fmt.Errorf("containerd at %s: %w", address, err)
+	}
+	return &contentStore{conn: conn}, nil
+}
+
+func (c *contentStore) close() error {
+	if c.conn == nil {
+		return nil
+	}
+	return c.conn.Close()
+}
+
+// reader is nil, not a reader of nothing, when there is no containerd to ask.
+func (c *contentStore) reader() snapshotter.Content {
+	if c.conn == nil {
+		return nil
+	}
+	return c
+}
+
+// ReadBlob implements snapshotter.Content.
+func (c *contentStore) ReadBlob(ctx context.Context, d digest.Digest, max int64) (_ []byte, err error) {
+	ns, ok := namespaces.Namespace(ctx)
+	if !ok {
+		return nil, errors.New("read from containerd: the call carries no namespace")
+	}
+	ctx = namespaces.WithNamespace(ctx, ns)
+	ra, err := contentproxy.NewContentStore(c.conn).ReaderAt(ctx, v1.Descriptor{Digest: d})
+	if err != nil {
+		return nil, fmt.Errorf("read %s from containerd: %w", d, err)
+	}
+	defer closing(&err, ra.Close)
+	if ra.Size() > max {
+		return nil, fmt.Errorf("read %s from containerd: %d bytes are more than %d", d, ra.Size(), max)
+	}
+	return io.ReadAll(content.NewReader(ra))
+}

@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/tocsin/tocsin/snapshotter"
+	"github.com/tocsin/tocsin/snapshotter/lazyfs"
+)
+
+func newServe(a *app) *cobra.Command {
+	var address, containerd string
+	cmd := &cobra.Command{
+		Use: "serve", Short: "Serve containerd as a proxy snapshotter", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if address != "" {
+				a.config.Address = address
+			}
+			if cmd.Flags().Changed("containerd") {
+				a.config.Containerd = containerd
+			}
+			return a.serve(cmd.Context())
+		},
+	}
+	cmd.Flags().StringVar(&address, "address", "", "socket to listen on (default "+defaultAddress+")")
+	cmd.Flags().StringVar(&containerd, "containerd", "", "containerd's socket, to read manifests that it has already (default "+defaultContainerd+")")
+	return cmd
+}
+
+// serve runs the daemon until ctx ends. It is one per store: the second finds metadata.db locked.
+func (a *app) serve(ctx context.Context) (err error) {
+	if os.Geteuid() != 0 {
+		return usage(errors.New("serve mounts file systems for containerd, so it must be run by root"))
+	}
+	client := a.registry()
+	l, err := a.openLocal(client, a.config.Background == "on")
+	if err != nil {
+		return err
+	}
+	defer closing(&err, l.close)
+	content, err := dialContent(a.config.Containerd)
+	if err != nil {
+		return err
+	}
+	defer closing(&err, content.close)
+	mnt := filepath.Join(l.store.Root(), "mnt")
+	sn, err := snapshotter.New(&snapshotter.Options{
+		Root:             l.store.Root(),
+		Store:            l.store,
+		Pool:             l.pool,
+		MountDir:         mnt,
+		Remote:           remote{client},
+		Content:          content.reader(),
+		PrepareTimeout:   time.Duration(a.config.PrepareTimeout),
+		UnverifiedChains: a.config.UnverifiedChains,
+		Logger:           a.log,
+	})
+	if err != nil {
+		return err
+	}
+	defer closing(&err, sn.Close)
+	served, err := a.mountViews(l, mnt)
+	if err != nil {
+		return err
+	}
+	listener, err := listen(a.config.Address)
+	if err != nil {
+		return errors.Join(err, detach(mnt), <-served)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() { cancel(<-served) }() // without its file system the daemon serves nobody
+	a.log.Info("serving", "address", a.config.Address, "root", l.store.Root())
+	return errors.Join(snapshotter.Serve(ctx, listener, sn), detach(mnt))
+}
+
+// mountViews mounts the daemon's one file system. What a predecessor left there is taken away first; its containers
+// have lost their files with it.
+func (a *app) mountViews(l *local, mnt string) (<-chan error, error) {
+	if err := detach(mnt); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(mnt, 0o700); err != nil {
+		return nil, err
+	}
+	device, err := lazyfs.Mount(mnt)
+	if err != nil {
+		return nil, err
+	}
+	fs := lazyfs.New(&lazyfs.Options{Store: l.store, Pool: l.pool, Passthrough: true, Logger: a.log})
+	served := make(chan error, 1)
+	go func() { served <- errors.Join(fs.Serve(device), device.Close()) }()
+	if err := lazyfs.SetReadAhead(mnt); err != nil {
+		a.log.Warn("reads will be small", "err", err)
+	}
+	return served, nil
+}
+
+// detach takes our mounts on dir away, also while somebody uses them; other people's mounts stay.
+func detach(dir string) error {
+	for {
+		ours, err := isOurs(dir)
+		if err != nil || !ours {
+			return err
+		}
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("umount %s: %w", dir, err)
+		}
+	}
+}
+
+// listen makes the socket, for root only. A file that nobody answers on is a leftover.
+func listen(address string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(address), 0o711); err != nil {
+		return nil, err
+	}
+	if c, err := net.Dial("unix", address); err == nil {
+		return nil, errors.Join(fmt.Errorf("%s: another process answers there", address), c.Close())
+	}
+	if err := os.Remove(address); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.Listen("unix", address)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(address, 0o600); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}

@@ -1,0 +1,74 @@
+package copy
+
+import (
+	"fmt"
+
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/tocsin/tocsin/manifest"
+)
+
+// assemble makes the top-level manifest from what became of the instances. It is pure.
+func assemble(s situation, p *copyPlan, out []written) (document, error) {
+	switch p.top {
+	case topKeep:
+		return s.top, nil
+	case topImage:
+		return single(out[0]), nil
+	case topWrap:
+		if out[0].variant == nil { // the variant was optional and turned out impossible
+			return *out[0].plain, nil
+		}
+		raw, err := manifest.PublishIndex(descriptorOf(*out[0].plain), descriptorOf(*out[0].variant), out[0].platform, p.layout)
+		return made(raw, v1.MediaTypeImageIndex), err
+	case topList:
+		return list(s, p, out)
+	}
+	return document{}, fmt.Errorf("internal: no action for the top-level manifest")
+}
+
+func single(w written) document {
+	if w.variant != nil {
+		return *w.variant
+	}
+	return *w.plain
+}
+
+// list edits the source's list: each instance keeps its entry with the new digest, and its variant follows it.
+func list(s situation, p *copyPlan, out []written) (document, error) {
+	var entries []v1.Descriptor
+	for i, ip := range p.images {
+		e, err := entriesOf(ip, out[i], p.layout)
+		if err != nil {
+			return document{}, err
+		}
+		entries = append(entries, e...)
+	}
+	raw, err := manifest.ReplaceInstances(s.list, entries, v1.MediaTypeImageIndex)
+	return made(raw, v1.MediaTypeImageIndex), err
+}
+
+func entriesOf(ip imagePlan, w written, layout manifest.Layout) ([]v1.Descriptor, error) {
+	var plain v1.Descriptor
+	if w.plain != nil {
+		plain = plainEntry(ip, *w.plain)
+	}
+	switch {
+	case w.variant != nil:
+		variant := descriptorOf(*w.variant)
+		return manifest.PublishInstances(plain, variant, w.platform, layout)
+	case w.plain != nil:
+		return []v1.Descriptor{plain}, nil
+	}
+	return nil, nil // the plain form of an instance whose variant is listed already
+}
+
+// plainEntry is the instance's entry in the source's list, with the new digest where the instance was edited.
+func plainEntry(ip imagePlan, doc document) v1.Descriptor {
+	d := ip.desc
+	if !ip.edited() {
+		return d
+	}
+	d.MediaType, d.Digest, d.Size, d.Data, d.URLs = doc.mediaType, doc.digest, int64(len(doc.raw)), nil, nil
+	return d
+}

@@ -1,0 +1,77 @@
+package copy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/tocsin/tocsin/manifest"
+)
+
+// Copy copies what src names to dst and returns what was written. A copy that fails leaves nothing under dst's name
+// that was not there before; blobs that had arrived may stay, and a second run does not fetch them again.
+func Copy(ctx context.Context, env *Env, src, dst manifest.Ref, o *Options) (*Result, error) {
+	if o == nil {
+		o = &Options{}
+	}
+	from, err := openSource(env, src)
+	if err != nil {
+		return nil, err
+	}
+	res, err := copyFrom(ctx, env, from, dst, o)
+	if err := errors.Join(err, from.close()); err != nil {
+		return nil, fmt.Errorf("copy %s to %s: %w", src, dst, err)
+	}
+	return res, nil
+}
+
+func copyFrom(ctx context.Context, env *Env, from source, dst manifest.Ref, o *Options) (*Result, error) {
+	s, err := gather(ctx, from, o)
+	if err != nil {
+		return nil, err
+	}
+	_, fromStore := from.(*storeSource)
+	s.encoded = !fromStore
+	s.toStore = dst.Transport == manifest.Store
+	s.digested = dst.Digest
+	if err := checkDigested(s); err != nil {
+		return nil, err
+	}
+	p, err := plan(s, o)
+	if err != nil {
+		return nil, err
+	}
+	if s.toStore {
+		return runImport(ctx, env, from, dst, s, p)
+	}
+	to, err := openDestination(env, dst)
+	if err != nil {
+		return nil, err
+	}
+	r := newRunner(env, from, to, o)
+	res, err := r.run(ctx, s, p)
+	return res, errors.Join(err, to.close())
+}
+
+// checkDigested compares a digested destination with the source before a blob moves (L16).
+func checkDigested(s situation) error {
+	if s.digested == "" || s.digested == s.top.digest {
+		return nil
+	}
+	return fmt.Errorf("the destination names %s, but the source is %s: %w", s.digested, s.top.digest, ErrPreserve)
+}
+
+// checked makes a document of bytes that a digest named.
+func checked(raw []byte, mediaType string, want digest.Digest) (document, error) {
+	if err := manifest.CheckBytes(raw, want); err != nil {
+		return document{}, err
+	}
+	return document{raw: raw, mediaType: mediaType, digest: want}, nil
+}
+
+// made makes a document of bytes that we wrote ourselves.
+func made(raw []byte, mediaType string) document {
+	return document{raw: raw, mediaType: mediaType, digest: digest.FromBytes(raw)}
+}

@@ -1,0 +1,110 @@
+package copy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/tocsin/tocsin/chunked/fill"
+	"github.com/tocsin/tocsin/copy/registry"
+	"github.com/tocsin/tocsin/manifest"
+	"github.com/tocsin/tocsin/store"
+)
+
+// docker is a repository of a registry, as a source or a destination.
+type docker struct {
+	ref  manifest.Ref
+	repo *registry.Repo
+}
+
+func newDocker(env *Env, ref manifest.Ref) *docker {
+	return &docker{ref: ref, repo: env.Registry.Repo(ref.Host, ref.Repo)}
+}
+
+// name is what the reference asks the registry for: its digest if it has one, else its tag.
+func (d *docker) name() string {
+	if d.ref.Digest != "" {
+		return d.ref.Digest.String()
+	}
+	return d.ref.Tag
+}
+
+func (d *docker) top(ctx context.Context) (document, error) {
+	raw, mediaType, err := d.repo.Manifest(ctx, d.name())
+	if err != nil {
+		return document{}, err
+	}
+	if d.ref.Digest != "" {
+		return checked(raw, mediaType, d.ref.Digest)
+	}
+	return made(raw, mediaType), nil
+}
+
+func (d *docker) manifest(ctx context.Context, desc v1.Descriptor) (document, error) {
+	raw, mediaType, err := d.repo.Manifest(ctx, desc.Digest.String())
+	if err != nil {
+		return document{}, err
+	}
+	return checked(raw, mediaType, desc.Digest)
+}
+
+func (d *docker) blob(ctx context.Context, desc v1.Descriptor) (io.ReadCloser, error) {
+	return d.repo.Blob(ctx, desc)
+}
+
+func (d *docker) ranged(desc v1.Descriptor) (fill.Source, store.Source) {
+	return d.repo.Ranged(desc.Digest, desc.Size), store.Source{
+		Host: d.ref.Host, Repo: d.ref.Repo, Blob: desc.Digest, Size: desc.Size, MediaType: desc.MediaType,
+	}
+}
+
+func (d *docker) has(ctx context.Context, desc v1.Descriptor) (bool, error) {
+	return d.repo.HasBlob(ctx, desc)
+}
+
+func (d *docker) put(ctx context.Context, desc v1.Descriptor, open func() (io.ReadCloser, error)) error {
+	return d.repo.PutBlob(ctx, desc, open)
+}
+
+func (d *docker) putManifest(ctx context.Context, doc document) error {
+	return d.repo.PutManifest(ctx, doc.digest.String(), doc.raw, doc.mediaType)
+}
+
+func (d *docker) commit(ctx context.Context, doc document) error {
+	return d.repo.PutManifest(ctx, d.name(), doc.raw, doc.mediaType)
+}
+
+func (d *docker) close() error { return nil }
+
+// create spools a blob in a file without a name: an upload in one request must say its length and digest at the start.
+func (d *docker) create() (spool, error) {
+	f, err := os.CreateTemp("", "tocsin-upload-")
+	if err != nil {
+		return nil, fmt.Errorf("spool an upload: %w", err)
+	}
+	if err := os.Remove(f.Name()); err != nil {
+		return nil, errors.Join(fmt.Errorf("spool an upload: %w", err), f.Close())
+	}
+	return &upload{File: f, repo: d.repo}, nil
+}
+
+type upload struct {
+	*os.File
+	repo *registry.Repo
+}
+
+func (u *upload) commit(ctx context.Context, desc v1.Descriptor) error {
+	there, err := u.repo.HasBlob(ctx, desc)
+	if err == nil && !there {
+		err = u.repo.PutBlob(ctx, desc, func() (io.ReadCloser, error) {
+			return io.NopCloser(io.NewSectionReader(u.File, 0, desc.Size)), nil
+		})
+	}
+	return errors.Join(err, u.Close())
+}
+
+func (u *upload) abort() error { return u.Close() }

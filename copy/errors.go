@@ -1,0 +1,16 @@
+package copy
+
+import "errors"
+
+// The ways in which a copy ends that the command line tells apart.
+var (
+	// ErrPreserve: what was asked for would change a digest that must stay as it is, or needs bytes that are not
+	// kept any more.
+	ErrPreserve = errors.New("a digest could not be preserved")
+	// ErrUsage: the options contradict each other or the places.
+	ErrUsage = errors.New("options do not fit")
+	// ErrNotFound: the place does not have what was named.
+	ErrNotFound = errors.New("not found")
+	// ErrDiffID: a layer's tar is not the one that the image's configuration names.
+	ErrDiffID = errors.New("layer does not match the config's diffID")
+)

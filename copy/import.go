@@ -1,0 +1,231 @@
+package copy
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/tocsin/tocsin/chunked/fill"
+	"github.com/tocsin/tocsin/copy/registry"
+	"github.com/tocsin/tocsin/manifest"
+	"github.com/tocsin/tocsin/store"
+)
+
+// importer takes images apart into the store: files become objects, layers become rows with an index.
+type importer struct {
+	env   *Env
+	from  source
+	slots *semaphore.Weighted // layers under way, of all images
+
+	mu     sync.Mutex
+	pin    string
+	target store.PinTarget // what gc must keep until the records are committed
+}
+
+// runImport carries out a plan whose destination is the store. Nothing has a name before everything is there.
+func runImport(ctx context.Context, env *Env, from source, dst manifest.Ref, s situation, p *copyPlan) (_ *Result, err error) {
+	im := &importer{env: env, from: from, slots: semaphore.NewWeighted(int64(env.jobs())), pin: "copy/" + rand.Text()}
+	defer func() { err = errors.Join(err, env.Store.Unpin(im.pin)) }()
+	records := make([]*store.Record, len(p.images))
+	g, gctx := errgroup.WithContext(ctx)
+	for i, ip := range p.images {
+		if ip.image == nil {
+			continue // an artifact has no files; its list still names it
+		}
+		g.Go(func() (err error) {
+			records[i], err = im.image(gctx, ip)
+			if err != nil {
+				err = fmt.Errorf("instance %s: %w", ip.doc.digest, err)
+			}
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	return commitRecords(env, dst, s, p, records)
+}
+
+// commitRecords makes the images visible in one transaction.
+func commitRecords(env *Env, dst manifest.Ref, s situation, p *copyPlan, records []*store.Record) (*Result, error) {
+	c := store.Commit{Top: s.top.digest}
+	if dst.Tag != "" {
+		c.Name = dst.StoreName()
+	}
+	c.Manifests = append(c.Manifests, store.RawManifest{Digest: s.top.digest, MediaType: s.top.mediaType, Raw: s.top.raw})
+	for i, ip := range p.images {
+		if s.list != nil {
+			c.Manifests = append(c.Manifests, store.RawManifest{Digest: ip.doc.digest, MediaType: ip.doc.mediaType, Raw: ip.doc.raw})
+		}
+		if rec := records[i]; rec != nil {
+			if s.list != nil {
+				rec.List = s.top.digest
+			}
+			c.Records = append(c.Records, *rec)
+		}
+	}
+	if len(c.Records) == 0 {
+		return nil, fmt.Errorf("%s holds no container image: %w", s.top.digest, ErrNotFound)
+	}
+	if err := env.Store.Commit(c); err != nil {
+		return nil, err
+	}
+	return &Result{Digest: s.top.digest, MediaType: s.top.mediaType, Instances: len(c.Records)}, nil
+}
+
+// image brings one image's config and layers into the store and describes them.
+func (im *importer) image(ctx context.Context, ip imagePlan) (*store.Record, error) {
+	img := ip.image
+	config := img.Manifest.Config
+	if err := im.env.Store.PutBlob(ctx, config.Digest, bytes.NewReader(img.Config.Raw)); err != nil {
+		return nil, fmt.Errorf("config %s: %w", config.Digest, err)
+	}
+	layers := img.DataLayers()
+	numbers := make([]uint64, len(layers))
+	g, ctx := errgroup.WithContext(ctx)
+	for i, l := range layers {
+		g.Go(func() (err error) {
+			if err := im.slots.Acquire(ctx, 1); err != nil {
+				return err
+			}
+			defer im.slots.Release(1)
+			numbers[i], err = im.layer(ctx, img, l)
+			if err != nil {
+				err = fmt.Errorf("layer %s: %w", l.Digest, err)
+			}
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	size, err := im.contentSize(numbers)
+	if err != nil {
+		return nil, err
+	}
+	return &store.Record{
+		Size:     size,
+		Manifest: ip.doc.digest,
+		Config:   config.Digest,
+		Platform: manifest.FormatPlatform(img.Config.Platform),
+		Trust:    img.Trust.String(),
+		Layers:   numbers,
+	}, nil
+}
+
+func (im *importer) contentSize(layers []uint64) (int64, error) {
+	var size int64
+	for _, n := range layers {
+		l, err := im.env.Pool.Layer(n)
+		if err != nil {
+			return 0, err
+		}
+		size += l.Index().ContentBytes()
+	}
+	return size, nil
+}
+
+// layerWay is how a layer comes into the store.
+type layerWay int
+
+const (
+	byTOC         layerWay = iota + 1 // its TOC is its only meaning
+	byTOCVerified                     // by TOC, then the tar is rebuilt and compared
+	byTar                             // unpacked, the tar compared on the way
+)
+
+// wayOf decides how a layer of an image is brought in (design.md 5). ranges says whether the source has them.
+func wayOf(l manifest.Layer, trust manifest.Trust, ranges bool) (layerWay, error) {
+	usable := l.Provable()
+	switch {
+	case trust == manifest.TOCOnly && !ranges:
+		return 0, fmt.Errorf("a sentinel image is read by ranges, and this source has none: %w", registry.ErrNoRanges)
+	case trust == manifest.TOCOnly:
+		return byTOC, nil
+	case usable && ranges:
+		return byTOCVerified, nil
+	}
+	return byTar, nil
+}
+
+// layer brings one layer in and returns its number in the store.
+func (im *importer) layer(ctx context.Context, img *manifest.Image, l manifest.Layer) (uint64, error) {
+	if img.Trust != manifest.TOCOnly {
+		if n, ok, err := im.reuse(ctx, l); err != nil || ok {
+			return n, err
+		}
+	}
+	src, where := im.from.ranged(l.Descriptor)
+	way, err := wayOf(l, img.Trust, src != nil)
+	if err != nil {
+		return 0, err
+	}
+	meter := im.env.progress().Start("pull "+shortDigest(l.Digest), l.Size)
+	n, err := im.bring(ctx, l, way, src, where, meter)
+	if way == byTOCVerified && errors.Is(err, registry.ErrNoRanges) {
+		// The place turned out to have no ranges: a missing capability, so the tar will do under its own rules.
+		n, err = im.tarLayer(ctx, l, meter)
+	}
+	meter.Done(err)
+	return n, err
+}
+
+// reuse finds a layer whose tar this machine verified to be the one that the config names. A layer known only by its
+// TOC never counts.
+func (im *importer) reuse(ctx context.Context, l manifest.Layer) (uint64, bool, error) {
+	row, err := im.env.Store.LayerByDiffID(l.DiffID)
+	if errors.Is(err, store.ErrNotFound) {
+		return 0, false, nil
+	}
+	if err != nil {
+		return 0, false, err
+	}
+	if err := im.keep(row.Number); err != nil {
+		return 0, false, err
+	}
+	layer, err := im.env.Pool.Layer(row.Number)
+	if err != nil {
+		return 0, false, err
+	}
+	err = layer.Ensure(ctx, nil, fill.Foreground)
+	if errors.Is(err, fill.ErrNoSource) {
+		return 0, false, nil // some of its files are gone and nobody has them: bring the layer in anew
+	}
+	return row.Number, err == nil, err
+}
+
+func (im *importer) bring(ctx context.Context, l manifest.Layer, way layerWay, src fill.Source, where store.Source, meter Meter) (uint64, error) {
+	if way == byTar {
+		return im.tarLayer(ctx, l, meter)
+	}
+	pool := im.env.Pool
+	n, err := pool.AddLayer(ctx, fill.LayerSpec{Blob: l.Descriptor, TOC: l.TOC, Source: where}, meteredRanges{src, meter})
+	if err != nil {
+		return 0, err
+	}
+	if err := im.keep(n); err != nil {
+		return 0, err
+	}
+	if way == byTOCVerified {
+		return n, pool.VerifyDiffID(ctx, n, l.DiffID)
+	}
+	layer, err := pool.Layer(n)
+	if err != nil {
+		return 0, err
+	}
+	return n, layer.Ensure(ctx, nil, fill.Foreground)
+}
+
+// keep adds a layer to the copy's pin before its objects are looked for.
+func (im *importer) keep(n uint64) error {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	im.target.Layers = append(im.target.Layers, n)
+	return im.env.Store.Pin(im.pin, im.target, store.PinOptions{Process: true})
+}

@@ -1,0 +1,175 @@
+package copy
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/tocsin/tocsin/manifest"
+)
+
+// Resolve returns the digest that a reference names. With a platform it is the digest of the list's instance for it,
+// which the list alone tells; of a single image it is the image's own, if its config says that platform, else
+// ErrNotFound.
+func Resolve(ctx context.Context, env *Env, ref manifest.Ref, o *Options) (d digest.Digest, err error) {
+	src, err := openSource(env, ref)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, src.close()) }()
+	top, err := src.top(ctx)
+	if err != nil || o.Platform == nil {
+		return top.digest, err
+	}
+	if manifest.IsList(top.mediaType) {
+		list, err := manifest.ParseList(top.raw, top.mediaType)
+		if err != nil {
+			return "", fmt.Errorf("list %s: %w", top.digest, err)
+		}
+		chosen, err := list.Choose(*o.Platform, o.Prefer)
+		return chosen.Digest, err
+	}
+	in, err := readInstance(ctx, src, descriptorOf(top), top)
+	if err != nil {
+		return "", err
+	}
+	if in.image == nil || !manifest.MatchPlatform(*o.Platform, in.image.Config.Platform) {
+		return "", fmt.Errorf("%s is not an image for %s: %w", ref, manifest.FormatPlatform(*o.Platform), ErrNotFound)
+	}
+	return top.digest, nil
+}
+
+// Raw returns the bytes of the top-level manifest of a reference, or of a single image's config.
+func Raw(ctx context.Context, env *Env, ref manifest.Ref, config bool, o *Options) (raw []byte, err error) {
+	src, err := openSource(env, ref)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, src.close()) }()
+	if !config && o.Platform == nil {
+		top, err := src.top(ctx)
+		return top.raw, err
+	}
+	s, err := gather(ctx, src, o)
+	if err != nil {
+		return nil, err
+	}
+	if !config {
+		return s.top.raw, nil
+	}
+	if s.list != nil || s.instances[0].image == nil {
+		return nil, fmt.Errorf("%s has no one config; choose an image with --platform: %w", ref, ErrUsage)
+	}
+	return s.instances[0].image.Config.Raw, nil
+}
+
+// Inspection is what is known of an image without its layers. The names are those of skopeo inspect; Trust, ChainBound
+// and Instances are ours.
+type Inspection struct {
+	Name          string `json:",omitempty"`
+	Tag           string `json:",omitempty"`
+	Digest        digest.Digest
+	MediaType     string
+	Created       *time.Time          `json:",omitempty"`
+	DockerVersion string              `json:",omitempty"`
+	Labels        map[string]string   `json:",omitempty"`
+	Architecture  string              `json:",omitempty"`
+	Variant       string              `json:",omitempty"`
+	Os            string              `json:",omitempty"`
+	Layers        []digest.Digest     `json:",omitempty"`
+	LayersData    []LayerData         `json:",omitempty"`
+	Env           []string            `json:",omitempty"`
+	Trust         string              `json:",omitempty"`
+	ChainBound    bool                `json:",omitempty"`
+	Instances     []InspectedInstance `json:",omitempty"`
+}
+
+// LayerData is one layer of an Inspection. TOC is the digest of its table of contents, if it has one.
+type LayerData struct {
+	MIMEType    string
+	Digest      digest.Digest
+	Size        int64
+	Annotations map[string]string `json:",omitempty"`
+	TOC         digest.Digest     `json:",omitempty"`
+}
+
+// InspectedInstance is one entry of a list. Serves is the platform that a sentinel variant serves, hidden or not.
+type InspectedInstance struct {
+	Digest     digest.Digest
+	MediaType  string
+	Size       int64
+	Platform   string `json:",omitempty"`
+	Serves     string `json:",omitempty"`
+	Trust      string `json:",omitempty"`
+	ChainBound bool   `json:",omitempty"`
+}
+
+// Inspect describes what a reference names. Of a list it describes every instance, and fills the fields of a single
+// image only if o chooses one.
+func Inspect(ctx context.Context, env *Env, ref manifest.Ref, o *Options) (_ *Inspection, err error) {
+	src, err := openSource(env, ref)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, src.close()) }()
+	s, err := gather(ctx, src, o)
+	if err != nil {
+		return nil, err
+	}
+	out := &Inspection{Digest: s.top.digest, MediaType: s.top.mediaType, Tag: ref.Tag}
+	if ref.Repo != "" {
+		out.Name = ref.Repository()
+	}
+	if s.list != nil {
+		for _, in := range s.instances {
+			out.Instances = append(out.Instances, inspectInstance(in))
+		}
+		return out, nil
+	}
+	if im := s.instances[0].image; im != nil {
+		return out, out.describe(im)
+	}
+	return out, nil
+}
+
+func inspectInstance(in instance) InspectedInstance {
+	out := InspectedInstance{Digest: in.desc.Digest, MediaType: in.desc.MediaType, Size: in.desc.Size}
+	if in.desc.Platform != nil {
+		out.Platform = manifest.FormatPlatform(*in.desc.Platform)
+	}
+	if p, ok := manifest.VariantPlatform(in.desc); ok {
+		out.Serves = manifest.FormatPlatform(p)
+	}
+	if in.image != nil {
+		out.Trust, out.ChainBound = in.image.Trust.String(), in.image.ChainBound
+	}
+	return out
+}
+
+func (out *Inspection) describe(im *manifest.Image) error {
+	var config struct {
+		v1.Image
+		DockerVersion string `json:"docker_version"`
+	}
+	if err := json.Unmarshal(im.Config.Raw, &config); err != nil {
+		return fmt.Errorf("config %s: %w", im.Config.Digest, err)
+	}
+	out.Created, out.DockerVersion = config.Created, config.DockerVersion
+	out.Labels, out.Env = config.Config.Labels, config.Config.Env
+	out.Os, out.Architecture, out.Variant = config.OS, config.Architecture, config.Variant
+	out.Trust, out.ChainBound = im.Trust.String(), im.ChainBound
+	for _, l := range im.Layers {
+		d := LayerData{MIMEType: l.MediaType, Digest: l.Digest, Size: l.Size, Annotations: l.Annotations}
+		if l.TOC != nil {
+			d.TOC = l.TOC.Digest
+		}
+		out.Layers = append(out.Layers, l.Digest)
+		out.LayersData = append(out.LayersData, d)
+	}
+	return nil
+}

@@ -1,0 +1,311 @@
+package copy
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/tocsin/tocsin/chunked/fill"
+	"github.com/tocsin/tocsin/manifest"
+	"github.com/tocsin/tocsin/store"
+)
+
+// layout is a directory in the OCI image layout, as a source or a destination. Blobs are files named by their digests;
+// index.json names the images, and instances of lists are in no index.json entry of their own (L24).
+type layout struct {
+	ref manifest.Ref
+}
+
+const (
+	layoutFile   = "oci-layout"
+	indexFile    = "index.json"
+	maxIndexSize = 4 << 20
+)
+
+func openLayout(ref manifest.Ref) (*layout, error) {
+	l := &layout{ref: ref}
+	raw, err := os.ReadFile(filepath.Join(ref.Path, layoutFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s is no OCI layout, it has no %s file: %w", ref.Path, layoutFile, ErrNotFound)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var v v1.ImageLayout
+	if err := json.Unmarshal(raw, &v); err != nil || v.Version != v1.ImageLayoutVersion {
+		return nil, fmt.Errorf("%s: %s does not say version %s: %w", ref.Path, layoutFile, v1.ImageLayoutVersion, manifest.ErrUnsupported)
+	}
+	return l, nil
+}
+
+func createLayout(ref manifest.Ref) (*layout, error) {
+	if ref.Index >= 0 || ref.Digest != "" {
+		return nil, fmt.Errorf("%s: a destination in a layout has a name or none, not a position or digest: %w", ref, ErrUsage)
+	}
+	l := &layout{ref: ref}
+	path := filepath.Join(ref.Path, layoutFile)
+	if _, err := os.Stat(path); err == nil {
+		return openLayout(ref)
+	}
+	if err := os.MkdirAll(filepath.Join(ref.Path, v1.ImageBlobsDir), 0o755); err != nil {
+		return nil, err
+	}
+	raw, err := json.Marshal(v1.ImageLayout{Version: v1.ImageLayoutVersion})
+	if err != nil {
+		return nil, err
+	}
+	return l, l.replace(layoutFile, raw)
+}
+
+// index reads index.json; a layout that has none yet has no images.
+func (l *layout) index() (v1.Index, error) {
+	idx := v1.Index{MediaType: v1.MediaTypeImageIndex}
+	idx.SchemaVersion = 2
+	f, err := os.Open(filepath.Join(l.ref.Path, indexFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return idx, nil
+	}
+	if err != nil {
+		return idx, err
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, maxIndexSize+1))
+	if err != nil {
+		return idx, err
+	}
+	if len(raw) > maxIndexSize {
+		return idx, fmt.Errorf("%s is larger than %d bytes: %w", f.Name(), maxIndexSize, manifest.ErrMalformed)
+	}
+	if err := json.Unmarshal(raw, &idx); err != nil {
+		return idx, fmt.Errorf("%s: %w: %w", f.Name(), err, manifest.ErrMalformed)
+	}
+	return idx, nil
+}
+
+func (l *layout) top(ctx context.Context) (document, error) {
+	idx, err := l.index()
+	if err != nil {
+		return document{}, err
+	}
+	d, err := findEntry(idx.Manifests, l.ref)
+	if err != nil {
+		return document{}, fmt.Errorf("%s: %w", l.ref.Path, err)
+	}
+	return l.manifest(ctx, d)
+}
+
+// findEntry is the entry of index.json that a reference names. It is pure.
+func findEntry(entries []v1.Descriptor, ref manifest.Ref) (v1.Descriptor, error) {
+	switch {
+	case ref.Index >= 0:
+		if ref.Index >= len(entries) {
+			return v1.Descriptor{}, fmt.Errorf("entry @%d of %d: %w", ref.Index, len(entries), ErrNotFound)
+		}
+		return entries[ref.Index], nil
+	case ref.Digest != "":
+		i := slices.IndexFunc(entries, func(d v1.Descriptor) bool { return d.Digest == ref.Digest })
+		if i < 0 {
+			return v1.Descriptor{}, fmt.Errorf("no entry %s: %w", ref.Digest, ErrNotFound)
+		}
+		return entries[i], nil
+	case ref.Name != "":
+		i := slices.IndexFunc(entries, func(d v1.Descriptor) bool { return d.Annotations[v1.AnnotationRefName] == ref.Name })
+		if i < 0 {
+			return v1.Descriptor{}, fmt.Errorf("no image is named %q: %w", ref.Name, ErrNotFound)
+		}
+		return entries[i], nil
+	case len(entries) == 1:
+		return entries[0], nil
+	case len(entries) == 0:
+		return v1.Descriptor{}, fmt.Errorf("the layout holds no image: %w", ErrNotFound)
+	}
+	return v1.Descriptor{}, fmt.Errorf("%d images; say which by its name, @POSITION or @DIGEST: %w", len(entries), ErrUsage)
+}
+
+func (l *layout) path(d digest.Digest) (string, error) {
+	if err := manifest.ValidDigest(d); err != nil {
+		return "", err
+	}
+	return filepath.Join(l.ref.Path, v1.ImageBlobsDir, d.Algorithm().String(), d.Encoded()), nil
+}
+
+func (l *layout) open(d digest.Digest) (*os.File, error) {
+	path, err := l.path(d)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("blob %s of %s: %w", d, l.ref.Path, ErrNotFound)
+	}
+	return f, err
+}
+
+func (l *layout) manifest(ctx context.Context, d v1.Descriptor) (document, error) {
+	raw, err := readBlob(ctx, l, d, manifest.MaxManifestSize)
+	if err != nil {
+		return document{}, err
+	}
+	mediaType := d.MediaType
+	if mediaType == "" {
+		mediaType = manifest.GuessMediaType(raw)
+	}
+	return checked(raw, mediaType, d.Digest)
+}
+
+func (l *layout) blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error) {
+	f, err := l.open(d.Digest)
+	if err != nil {
+		return nil, err
+	}
+	return newVerified(f, d), nil
+}
+
+func (l *layout) ranged(d v1.Descriptor) (fill.Source, store.Source) {
+	return &layoutRanges{layout: l, digest: d.Digest}, store.Source{}
+}
+
+// layoutRanges reads ranges of a blob that is a file here.
+type layoutRanges struct {
+	layout *layout
+	digest digest.Digest
+}
+
+// ReadRanges implements fill.Source. The bytes are not verified.
+func (r *layoutRanges) ReadRanges(ctx context.Context, ranges []manifest.Range, fn func(manifest.Range, io.Reader) error) error {
+	f, err := r.layout.open(r.digest)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for _, rg := range ranges {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := fn(rg, io.NewSectionReader(f, rg.Off, rg.Len)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// has trusts a file of the right name and size: blobs enter a layout by rename, when they are whole and verified.
+func (l *layout) has(ctx context.Context, d v1.Descriptor) (bool, error) {
+	path, err := l.path(d.Digest)
+	if err != nil {
+		return false, err
+	}
+	st, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && st.Size() == d.Size, err
+}
+
+func (l *layout) put(ctx context.Context, d v1.Descriptor, open func() (io.ReadCloser, error)) error {
+	body, err := open()
+	if err != nil {
+		return err
+	}
+	out, err := l.create()
+	if err != nil {
+		return errors.Join(err, body.Close())
+	}
+	_, err = io.CopyBuffer(out, struct{ io.Reader }{body}, make([]byte, streamBuffer))
+	if err := errors.Join(err, body.Close()); err != nil {
+		return errors.Join(err, out.abort())
+	}
+	return out.commit(ctx, d)
+}
+
+func (l *layout) create() (spool, error) {
+	f, err := os.CreateTemp(filepath.Join(l.ref.Path, v1.ImageBlobsDir), ".tocsin-")
+	if err != nil {
+		return nil, err
+	}
+	return &layoutSpool{File: f, layout: l}, nil
+}
+
+type layoutSpool struct {
+	*os.File
+	layout *layout
+}
+
+func (s *layoutSpool) commit(ctx context.Context, d v1.Descriptor) error {
+	path, err := s.layout.path(d.Digest)
+	if err != nil {
+		return errors.Join(err, s.abort())
+	}
+	err = errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), s.Chmod(0o644), s.Sync(), s.Close())
+	if err == nil {
+		err = os.Rename(s.Name(), path)
+	}
+	if err != nil {
+		return fmt.Errorf("blob %s of %s: %w", d.Digest, s.layout.ref.Path, errors.Join(err, os.Remove(s.Name())))
+	}
+	return nil
+}
+
+func (s *layoutSpool) abort() error { return errors.Join(s.Close(), os.Remove(s.Name())) }
+
+func (l *layout) putManifest(ctx context.Context, doc document) error {
+	return l.put(ctx, descriptorOf(doc), opener(doc.raw))
+}
+
+func (l *layout) commit(ctx context.Context, doc document) error {
+	if err := l.putManifest(ctx, doc); err != nil {
+		return err
+	}
+	idx, err := l.index()
+	if err != nil {
+		return err
+	}
+	idx.Manifests = nameEntry(idx.Manifests, descriptorOf(doc), l.ref.Name)
+	raw, err := json.Marshal(idx)
+	if err != nil {
+		return err
+	}
+	return l.replace(indexFile, raw)
+}
+
+// nameEntry adds an image to the entries of index.json: its name leaves the entry that had it, and an entry without a
+// name for the same digest is replaced (L24). It is pure.
+func nameEntry(entries []v1.Descriptor, d v1.Descriptor, name string) []v1.Descriptor {
+	if name != "" {
+		d.Annotations = map[string]string{v1.AnnotationRefName: name}
+	}
+	entries = slices.DeleteFunc(slices.Clone(entries), func(e v1.Descriptor) bool {
+		had := e.Annotations[v1.AnnotationRefName]
+		return name != "" && had == name || had == "" && e.Digest == d.Digest
+	})
+	return append(entries, d)
+}
+
+// replace writes a small file of the layout in one step.
+func (l *layout) replace(name string, raw []byte) error {
+	f, err := os.CreateTemp(l.ref.Path, ".tocsin-")
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, bytes.NewReader(raw))
+	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), filepath.Join(l.ref.Path, name))
+	}
+	if err != nil {
+		return fmt.Errorf("write %s of %s: %w", name, l.ref.Path, errors.Join(err, os.Remove(f.Name())))
+	}
+	return nil
+}
+
+func (l *layout) close() error { return nil }

@@ -1,0 +1,138 @@
+package copy
+
+import (
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/tocsin/tocsin/chunked/fill"
+	"github.com/tocsin/tocsin/copy/registry"
+	"github.com/tocsin/tocsin/manifest"
+	"github.com/tocsin/tocsin/store"
+)
+
+// Options says what a copy does. The zero value copies everything unmodified.
+type Options struct {
+	// Platform, if not nil, chooses one instance of a list and copies it as a single image. Nil takes the whole list.
+	Platform *v1.Platform
+	// Prefer says which of a plain instance and its sentinel variant answers for Platform. The zero value is the
+	// plain one.
+	Prefer manifest.Prefer
+	// Compress encodes the layers that are not in that form yet. The zero value keeps layers as they are.
+	Compress Compression
+	// Sentinel adds a sentinel variant in that layout; "none" adds none. "" means hidden together with zstd:chunked,
+	// otherwise none.
+	Sentinel string
+	// Preserve turns the default of keeping digests into a promise: ErrPreserve rather than an edit.
+	Preserve bool
+}
+
+// Compression is a layer encoding and its level. The zero value means no change.
+type Compression struct {
+	Algorithm string // "", "gzip", "zstd", "zstd:chunked", "none"
+	Level     int    // 1 to 22, 0: the algorithm's default (zstd:chunked: 3)
+}
+
+// The encodings that --compress names.
+const (
+	algoGzip    = "gzip"
+	algoZstd    = "zstd"
+	algoChunked = "zstd:chunked"
+	algoNone    = "none"
+)
+
+// ParseCompression reads ALGO[:LEVEL], where zstd:chunked is one word. "" is no change.
+func ParseCompression(s string) (Compression, error) {
+	algo, level := s, ""
+	if rest, ok := strings.CutPrefix(s, algoChunked); ok && (rest == "" || rest[0] == ':') {
+		algo, level = algoChunked, strings.TrimPrefix(rest, ":")
+	} else if a, l, ok := strings.Cut(s, ":"); ok {
+		algo, level = a, l
+	}
+	switch algo {
+	case "", algoGzip, algoZstd, algoChunked, algoNone:
+	default:
+		return Compression{}, fmt.Errorf("compression %q is not gzip, zstd, zstd:chunked or none: %w", s, ErrUsage)
+	}
+	c := Compression{Algorithm: algo}
+	if level == "" {
+		return c, nil
+	}
+	n, err := strconv.Atoi(level)
+	if err != nil || n < 1 || n > maxLevel(algo) {
+		return Compression{}, fmt.Errorf("compression level %q of %s is not a number from 1 to %d: %w", level, algo, maxLevel(algo), ErrUsage)
+	}
+	c.Level = n
+	return c, nil
+}
+
+func maxLevel(algo string) int {
+	switch algo {
+	case algoGzip:
+		return 9
+	case algoZstd, algoChunked:
+		return 22
+	}
+	return 0
+}
+
+// Env is what a copy works with. It is shared by copies that run at once.
+type Env struct {
+	Registry *registry.Client // needed for docker://
+	Store    *store.Store     // needed for store:
+	Pool     *fill.Pool       // needed for store:
+	Progress Progress         // nil: silent
+	Jobs     int              // blobs under way at once; 0: 6
+	Logger   *slog.Logger     // nil: slog.Default
+}
+
+// Result is what a copy wrote.
+type Result struct {
+	Digest    digest.Digest // of the top-level manifest at the destination
+	MediaType string
+	Instances int      // images copied
+	Notes     []string // what the user should know: digests that changed, layers that became plain zstd
+}
+
+// Progress shows how far blobs are. Its methods are called from many goroutines.
+type Progress interface {
+	// Start begins a line for one blob; size is in bytes, or -1 when nobody knows.
+	Start(name string, size int64) Meter
+}
+
+// Meter is one blob's line. Done is called exactly once.
+type Meter interface {
+	Add(n int64)
+	Done(err error)
+}
+
+type silent struct{}
+
+func (silent) Start(string, int64) Meter { return silent{} }
+func (silent) Add(int64)                 {}
+func (silent) Done(error)                {}
+
+func (e *Env) progress() Progress {
+	if e.Progress == nil {
+		return silent{}
+	}
+	return e.Progress
+}
+
+func (e *Env) jobs() int {
+	if e.Jobs <= 0 {
+		return 6
+	}
+	return e.Jobs
+}
+
+func (e *Env) logger() *slog.Logger {
+	if e.Logger == nil {
+		return slog.Default()
+	}
+	return e.Logger
+}

@@ -1,0 +1,168 @@
+package registry
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"regexp"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/tocsin/tocsin/manifest"
+)
+
+// Options configure a Client; nil and the zero value work.
+type Options struct {
+	// HostsDir is a directory of hosts.toml files as containerd reads them; "" means none.
+	HostsDir string
+	// PlainHTTP speaks http to every host that hosts.toml does not describe.
+	PlainHTTP bool
+	// Insecure does not verify certificates and falls back from https to http.
+	Insecure bool
+	// Credentials answers for a host (and port) as the registry names itself; empty strings mean none. nil reads
+	// AuthFiles.
+	Credentials func(host string) (user, secret string, err error)
+	// AuthFiles are docker config.json or containers auth.json files, asked in this order; see DefaultAuthFiles.
+	AuthFiles []string
+	// Jobs bounds the blob bodies that are read at once, and separately those that are sent; 0 means 6.
+	Jobs int
+	// UserAgent is sent with every request; "" means "tocsin".
+	UserAgent string
+	// Retries is how often a passing failure is met with another try; 0 means 4, negative none.
+	Retries int
+	// Logger gets one line per retry; nil means none.
+	Logger *slog.Logger
+}
+
+// Client talks to registries. It is safe for concurrent use and needs no Close.
+type Client struct {
+	o       Options
+	retries int
+	reads   chan struct{} // one place per blob body being read
+	writes  chan struct{}
+	pause   func(context.Context, time.Duration) error
+	now     func() time.Time
+	stall   time.Duration // without a byte for so long, a body is broken
+
+	mu    sync.Mutex
+	hosts map[string]*hostEntry
+}
+
+const (
+	defaultJobs  = 6
+	defaultStall = 60 * time.Second
+)
+
+// New returns a client. It contacts nobody.
+func New(o *Options) *Client {
+	c := &Client{pause: sleep, now: time.Now, stall: defaultStall, hosts: map[string]*hostEntry{}}
+	if o != nil {
+		c.o = *o
+	}
+	if c.o.Jobs <= 0 {
+		c.o.Jobs = defaultJobs
+	}
+	if c.o.UserAgent == "" {
+		c.o.UserAgent = "tocsin"
+	}
+	if c.o.Logger == nil {
+		c.o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.o.Credentials == nil {
+		files := c.o.AuthFiles
+		c.o.Credentials = func(host string) (string, string, error) { return Lookup(files, host) }
+	}
+	switch {
+	case c.o.Retries == 0:
+		c.retries = defaultRetries
+	case c.o.Retries > 0:
+		c.retries = c.o.Retries
+	}
+	c.reads = make(chan struct{}, c.o.Jobs)
+	c.writes = make(chan struct{}, c.o.Jobs)
+	return c
+}
+
+// enter takes a place and returns how to give it back, which may be called twice.
+func enter(ctx context.Context, places chan struct{}) (leave func(), err error) {
+	select {
+	case places <- struct{}{}:
+		return sync.OnceFunc(func() { <-places }), nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// tryEnter is enter for work that can also be done later; nil: no place is free.
+func tryEnter(places chan struct{}) (leave func()) {
+	select {
+	case places <- struct{}{}:
+		return sync.OnceFunc(func() { <-places })
+	default:
+		return nil
+	}
+}
+
+// Repo is one repository. It is safe for concurrent use.
+type Repo struct {
+	c          *Client
+	host, name string
+
+	mu      sync.Mutex
+	auths   map[authKey]*authState
+	targets map[digest.Digest]target
+	served  *endpoint // the last to answer about a blob
+}
+
+// Repo returns the repository name ("library/alpine") at host ("docker.io", "localhost:5000"). Names are checked when
+// they are used. Keep it: what it learns about tokens and redirects is not shared with another Repo.
+func (c *Client) Repo(host, name string) *Repo {
+	return &Repo{c: c, host: host, name: name, auths: map[authKey]*authState{}, targets: map[digest.Digest]target{}}
+}
+
+// String gives host/name.
+func (r *Repo) String() string { return r.host + "/" + r.name }
+
+// Host returns the host the repository was asked for with.
+func (r *Repo) Host() string { return r.host }
+
+// Name returns the repository's name at its host.
+func (r *Repo) Name() string { return r.name }
+
+// The forms of repository names and tags in the distribution specification; the host form keeps a URL's other parts out.
+var (
+	repoForm = regexp.MustCompile(`^[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$`)
+	tagForm  = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`)
+	hostForm = regexp.MustCompile(`^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?$`)
+)
+
+func (r *Repo) check() error {
+	if !hostForm.MatchString(r.host) {
+		return fmt.Errorf("registry host %.200q: %w", r.host, manifest.ErrMalformed)
+	}
+	if len(r.name) > 255 || !repoForm.MatchString(r.name) {
+		return fmt.Errorf("repository name %.200q: %w", r.name, manifest.ErrMalformed)
+	}
+	return nil
+}
+
+// checkRef returns the digest that ref is, "" if it is a tag.
+func checkRef(ref string) (digest.Digest, error) {
+	if tagForm.MatchString(ref) {
+		return "", nil
+	}
+	d := digest.Digest(ref)
+	if err := manifest.ValidDigest(d); err != nil {
+		return "", fmt.Errorf("manifest reference %.200q is neither a tag nor a digest: %w", ref, err)
+	}
+	return d, nil
+}
+
+// setCommon sets what every request carries.
+func (c *Client) setCommon(h http.Header) {
+	h.Set("User-Agent", c.o.UserAgent)
+	// Bodies are digested as they come; nothing may encode them on the way.
+	h.Set("Accept-Encoding", "identity")
+}

@@ -1,0 +1,187 @@
+package registry
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/tocsin/tocsin/manifest"
+)
+
+// acceptManifests names what we can read first; the last entry is for artifacts, which are copied as they are.
+var acceptManifests = strings.Join([]string{
+	v1.MediaTypeImageIndex,
+	v1.MediaTypeImageManifest,
+	"application/vnd.docker.distribution.manifest.list.v2+json",
+	"application/vnd.docker.distribution.manifest.v2+json",
+	"application/vnd.docker.distribution.manifest.v1+prettyjws;q=0.5",
+	"*/*;q=0.1",
+}, ", ")
+
+// Manifest returns the bytes of a manifest or list and the media type that the registry says it has ("" if it says
+// none). ref is a tag or a digest; the bytes asked for by a digest have it, else the error is
+// manifest.ErrDigestMismatch. More than manifest.MaxManifestSize bytes are refused.
+func (r *Repo) Manifest(ctx context.Context, ref string) (raw []byte, mediaType string, err error) {
+	d, err := checkRef(ref)
+	if err != nil {
+		return nil, "", err
+	}
+	c := &call{method: http.MethodGet, path: "manifests/" + ref, header: http.Header{"Accept": {acceptManifests}}, need: resolveNeed(d),
+		scopes: sortedScopes(pullScope(r.name))}
+	raw, header, err := r.small(ctx, c, manifest.MaxManifestSize)
+	if err != nil {
+		return nil, "", err
+	}
+	if d != "" {
+		if err := manifest.CheckBytes(raw, d); err != nil {
+			return nil, "", fmt.Errorf("manifest %s@%s: %w", r, d, err)
+		}
+	}
+	return raw, mediaTypeOf(header), nil
+}
+
+// ManifestDigest returns digest, media type and size of a manifest without its bytes, where the registry can say so;
+// else it reads them. What a registry says of a tag is its word: only Manifest by that digest proves it.
+func (r *Repo) ManifestDigest(ctx context.Context, ref string) (digest.Digest, string, int64, error) {
+	want, err := checkRef(ref)
+	if err != nil {
+		return "", "", 0, err
+	}
+	c := &call{method: http.MethodHead, path: "manifests/" + ref, header: http.Header{"Accept": {acceptManifests}}, need: resolveNeed(want),
+		scopes: sortedScopes(pullScope(r.name)), take: func(status int) bool { return status == http.StatusMethodNotAllowed }}
+	resp, err := r.do(ctx, c)
+	if err != nil {
+		return "", "", 0, err
+	}
+	resp.Body.Close()
+	said := digest.Digest(resp.Header.Get("Docker-Content-Digest"))
+	if resp.StatusCode == http.StatusOK && manifest.ValidDigest(said) == nil && resp.ContentLength > 0 && (want == "" || said == want) {
+		return said, mediaTypeOf(resp.Header), resp.ContentLength, nil
+	}
+	raw, mediaType, err := r.Manifest(ctx, ref)
+	if err != nil {
+		return "", "", 0, err
+	}
+	if want == "" {
+		want = digest.Canonical.FromBytes(raw)
+	}
+	return want, mediaType, int64(len(raw)), nil
+}
+
+// PutManifest writes a manifest under a tag or its digest, after what it refers to. nil means that the registry has
+// stored these bytes; if it says that they have another digest the error is manifest.ErrDigestMismatch. A registry
+// that does not take this form of manifest is ErrRejected.
+func (r *Repo) PutManifest(ctx context.Context, ref string, raw []byte, mediaType string) error {
+	d, err := checkRef(ref)
+	if err != nil {
+		return err
+	}
+	if d != "" {
+		if err := manifest.CheckBytes(raw, d); err != nil {
+			return fmt.Errorf("manifest %s@%s: %w", r, d, err)
+		}
+	}
+	resp, err := r.do(ctx, &call{
+		method: http.MethodPut, path: "manifests/" + ref, need: docker.HostCapabilityPush, scopes: sortedScopes(pushScope(r.name)),
+		header: http.Header{"Content-Type": {mediaType}},
+		size:   int64(len(raw)),
+		body:   func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(raw)), nil },
+	})
+	if err != nil {
+		return err
+	}
+	drain(resp.Response)
+	if err := sameDigest(resp, func(said digest.Digest) error { return manifest.CheckBytes(raw, said) }); err != nil {
+		return fmt.Errorf("manifest %s:%s: the registry stored other bytes: %w", r, ref, err)
+	}
+	return nil
+}
+
+// sameDigest checks the digest that a registry says it has stored, if it says one.
+func sameDigest(resp *response, check func(digest.Digest) error) error {
+	said := digest.Digest(resp.Header.Get("Docker-Content-Digest"))
+	if said == "" || manifest.ValidDigest(said) != nil {
+		return nil
+	}
+	return check(said)
+}
+
+// DeleteManifest removes a manifest by digest, or a tag where the registry can remove one alone.
+func (r *Repo) DeleteManifest(ctx context.Context, ref string) error {
+	if _, err := checkRef(ref); err != nil {
+		return err
+	}
+	resp, err := r.do(ctx, &call{method: http.MethodDelete, path: "manifests/" + ref, need: docker.HostCapabilityPush,
+		scopes: sortedScopes("repository:" + r.name + ":delete,pull,push")})
+	if err != nil {
+		return err
+	}
+	drain(resp.Response)
+	return nil
+}
+
+// resolveNeed: a mirror may be trusted to hold content but not to say what a tag means.
+func resolveNeed(d digest.Digest) docker.HostCapabilities {
+	if d == "" {
+		return docker.HostCapabilityPull | docker.HostCapabilityResolve
+	}
+	return docker.HostCapabilityPull
+}
+
+func mediaTypeOf(h http.Header) string {
+	t, _, err := mime.ParseMediaType(h.Get("Content-Type"))
+	if err != nil {
+		return ""
+	}
+	return t
+}
+
+// small reads a whole body of at most limit bytes, again if it breaks off.
+func (r *Repo) small(ctx context.Context, c *call, limit int64) ([]byte, http.Header, error) {
+	b := budget{client: r.c}
+	for {
+		resp, err := r.do(ctx, c)
+		if err != nil {
+			return nil, nil, err
+		}
+		body, err := readBounded(resp.Response, limit)
+		if err == nil {
+			return body, resp.Header, nil
+		}
+		err = fmt.Errorf("%s %s/%s: %w", c.method, r, c.path, err)
+		if !passingError(err) || ctx.Err() != nil {
+			return nil, nil, err
+		}
+		if err := b.again(ctx, err, 0); err != nil {
+			return nil, nil, err
+		}
+	}
+}
+
+// errTooBig: a document is longer than its limit; also ErrBadAnswer.
+var errTooBig = fmt.Errorf("%w: document too big", ErrBadAnswer)
+
+func readBounded(resp *http.Response, limit int64) ([]byte, error) {
+	defer resp.Body.Close()
+	if resp.ContentLength > limit {
+		return nil, fmt.Errorf("%w: %d bytes, limit %d", errTooBig, resp.ContentLength, limit)
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
+	switch {
+	case errors.Is(err, io.EOF): // a reset that net/http calls so
+		return nil, io.ErrUnexpectedEOF
+	case err != nil:
+		return nil, err
+	case int64(len(body)) > limit:
+		return nil, fmt.Errorf("%w: limit %d", errTooBig, limit)
+	}
+	return body, nil
+}

@@ -1,0 +1,154 @@
+package copy
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/vbatts/tar-split/tar/asm"
+	tarsplit "github.com/vbatts/tar-split/tar/storage"
+
+	"github.com/tocsin/tocsin/chunked"
+	"github.com/tocsin/tocsin/manifest"
+	"github.com/tocsin/tocsin/store"
+)
+
+// tarLayer downloads a layer, unpacks it into objects and keeps it under its verified diffID.
+func (im *importer) tarLayer(ctx context.Context, l manifest.Layer, meter Meter) (uint64, error) {
+	blob, err := im.from.blob(ctx, l.Descriptor)
+	if err != nil {
+		return 0, err
+	}
+	defer blob.Close()
+	stream, err := openTar(&metered{ReadCloser: blob, meter: meter})
+	if err != nil {
+		return 0, err
+	}
+	batch := im.env.Store.NewBatch()
+	u, err := untar(stream, batch)
+	if err := errors.Join(stream.Close(), err); err != nil {
+		return 0, errors.Join(err, batch.Abort())
+	}
+	if u.diffID != l.DiffID {
+		err := fmt.Errorf("tar of the layer is %s, the config says %s: %w", u.diffID, l.DiffID, ErrDiffID)
+		return 0, errors.Join(err, batch.Abort())
+	}
+	if err := batch.Commit(); err != nil {
+		return 0, err
+	}
+	n, err := im.env.Store.PutLayer(store.LayerRow{DiffID: u.diffID}, u.index, u.split)
+	if err != nil {
+		return 0, err
+	}
+	return n, im.keep(n)
+}
+
+// unpacked is a tar that became objects: its index, and what is needed to write the same tar again.
+type unpacked struct {
+	diffID digest.Digest
+	index  []byte
+	split  []byte // tar-split, as chunked.NewTarSplit reads it
+}
+
+// untar stages the content of every file of a tar and describes the rest.
+func untar(stream io.Reader, batch *store.Batch) (*unpacked, error) {
+	whole := digest.SHA256.Digester()
+	split := &limitedBuffer{limit: manifest.MaxTarSplitSize}
+	in, err := asm.NewInputTarStream(io.TeeReader(stream, whole.Hash()), tarsplit.NewJSONPacker(split), tarsplit.NewDiscardFilePutter())
+	if err != nil {
+		return nil, err
+	}
+	b := chunked.NewIndexBuilder()
+	for tr := tar.NewReader(in); ; {
+		hdr, err := tr.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read tar: %w", err)
+		}
+		if err := addEntry(b, batch, hdr, tr); err != nil {
+			return nil, fmt.Errorf("%q: %w", hdr.Name, err)
+		}
+	}
+	// What follows the end marker is part of the tar's digest.
+	if _, err := io.Copy(io.Discard, in); err != nil {
+		return nil, fmt.Errorf("read tar: %w", err)
+	}
+	index, err := b.Finish()
+	return &unpacked{diffID: whole.Digest(), index: index, split: split.Bytes()}, err
+}
+
+func addEntry(b *chunked.IndexBuilder, batch *store.Batch, hdr *tar.Header, content io.Reader) error {
+	e, ok, err := entryOf(hdr)
+	if err != nil || !ok {
+		return err
+	}
+	if e.Type == chunked.TypeReg && e.Size > 0 {
+		d, size, err := batch.PutNew(content)
+		if err != nil {
+			return err
+		}
+		e.Digest, e.Size = d, size
+		e.Chunks = []chunked.Chunk{{Size: size, Digest: d}}
+	}
+	return b.Add(e)
+}
+
+// paxXattr begins the PAX records that carry extended attributes.
+const paxXattr = "SCHILY.xattr."
+
+// entryOf says a tar header as a layer's entry, without content. ok is false for headers that make no file.
+func entryOf(hdr *tar.Header) (e chunked.Entry, ok bool, err error) {
+	e = chunked.Entry{
+		Name: hdr.Name, LinkName: hdr.Linkname, Mode: hdr.Mode, UID: hdr.Uid, GID: hdr.Gid,
+		ModTime: hdr.ModTime, DevMajor: hdr.Devmajor, DevMinor: hdr.Devminor,
+	}
+	switch hdr.Typeflag {
+	case tar.TypeReg, tar.TypeRegA, tar.TypeGNUSparse: //nolint:staticcheck // old tars have TypeRegA
+		e.Type, e.Size = chunked.TypeReg, hdr.Size
+	case tar.TypeDir:
+		e.Type = chunked.TypeDir
+	case tar.TypeSymlink:
+		e.Type = chunked.TypeSymlink
+	case tar.TypeLink:
+		e.Type = chunked.TypeHardlink
+	case tar.TypeChar:
+		e.Type = chunked.TypeChar
+	case tar.TypeBlock:
+		e.Type = chunked.TypeBlock
+	case tar.TypeFifo:
+		e.Type = chunked.TypeFifo
+	case tar.TypeXGlobalHeader:
+		return e, false, nil
+	default:
+		return e, false, fmt.Errorf("tar entry of unknown type %q: %w", hdr.Typeflag, manifest.ErrMalformed)
+	}
+	for key, value := range hdr.PAXRecords {
+		if name, isXattr := strings.CutPrefix(key, paxXattr); isXattr {
+			if e.Xattrs == nil {
+				e.Xattrs = make(map[string][]byte)
+			}
+			e.Xattrs[name] = []byte(value)
+		}
+	}
+	return e, true, nil
+}
+
+// limitedBuffer is a buffer that refuses to grow over its limit: the metadata of a hostile tar.
+type limitedBuffer struct {
+	bytes.Buffer
+	limit int64
+}
+
+func (l *limitedBuffer) Write(p []byte) (int, error) {
+	if int64(l.Len()+len(p)) > l.limit {
+		return 0, fmt.Errorf("the tar's headers need more than %d bytes: %w", l.limit, manifest.ErrMalformed)
+	}
+	return l.Buffer.Write(p)
+}

@@ -1,0 +1,133 @@
+package lazyfs
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"syscall"
+
+	"github.com/tocsin/tocsin/chunked"
+	"github.com/tocsin/tocsin/chunked/fill"
+	"github.com/tocsin/tocsin/store"
+)
+
+const stale = syscall.ESTALE
+
+// errStale: the view of a node is not in the store any more.
+var errStale = errors.New("view is gone")
+
+// view is one mapped tree. Its fields are read by many requests at once; the bytes behind tree stay mapped while the
+// views lock is held for reading.
+type view struct {
+	tree   *chunked.View
+	mapped *store.Mapped
+	layers []uint64 // store numbers, by the slots that tree.Content gives
+}
+
+// views opens views on first use and keeps them mapped until they are dropped.
+type views struct {
+	store *store.Store
+	pool  *fill.Pool
+
+	mu   sync.RWMutex
+	open map[uint64]*view
+}
+
+func newViews(st *store.Store, pool *fill.Pool) *views {
+	return &views{store: st, pool: pool, open: make(map[uint64]*view)}
+}
+
+// with runs fn on view n. The tree is not unmapped before fn returns, so fn must not wait for the network.
+func (vs *views) with(n uint64, fn func(v *view) error) error {
+	for {
+		vs.mu.RLock()
+		if v := vs.open[n]; v != nil {
+			defer vs.mu.RUnlock()
+			return fn(v)
+		}
+		vs.mu.RUnlock()
+		if err := vs.load(n); err != nil {
+			return err
+		}
+	}
+}
+
+func (vs *views) load(n uint64) error {
+	v, err := openView(vs.store, n)
+	if err != nil {
+		return fmt.Errorf("open view %d: %w", n, err)
+	}
+	vs.mu.Lock()
+	defer vs.mu.Unlock()
+	if vs.open[n] != nil {
+		return v.mapped.Close()
+	}
+	vs.open[n] = v
+	return nil
+}
+
+func openView(st *store.Store, n uint64) (*view, error) {
+	layers, err := st.ViewLayers(n)
+	if err != nil {
+		return nil, err
+	}
+	m, err := st.View(n)
+	if err != nil {
+		return nil, err
+	}
+	tree, err := chunked.OpenView(m.Bytes())
+	if err == nil && tree.NumLayers() != len(layers) {
+		err = fmt.Errorf("tree of %d layers recorded with %d", tree.NumLayers(), len(layers))
+	}
+	if err != nil {
+		return nil, errors.Join(err, m.Close())
+	}
+	return &view{tree: tree, mapped: m, layers: layers}, nil
+}
+
+// openFile opens the content of entry e of view n for verified reads. It returns nil for what has no content: empty
+// files, and entries that are not regular files.
+func (vs *views) openFile(n uint64, e uint32) (*fill.File, error) {
+	var layer uint64
+	obj := -1
+	err := vs.with(n, func(v *view) error {
+		if int(e) >= v.tree.NumEntries() {
+			return errStale
+		}
+		if slot, o, ok := v.tree.Content(e); ok {
+			layer, obj = v.layers[slot], o
+		}
+		return nil
+	})
+	if err != nil || obj < 0 {
+		return nil, err
+	}
+	l, err := vs.pool.Layer(layer)
+	if err != nil {
+		return nil, fmt.Errorf("view %d: %w", n, err)
+	}
+	return l.Open(obj)
+}
+
+// drop forgets view n; requests for its nodes answer ESTALE once the store has dropped it too.
+func (vs *views) drop(n uint64) error {
+	vs.mu.Lock()
+	v := vs.open[n]
+	delete(vs.open, n)
+	vs.mu.Unlock()
+	if v == nil {
+		return nil
+	}
+	return v.mapped.Close()
+}
+
+func (vs *views) close() error {
+	vs.mu.Lock()
+	defer vs.mu.Unlock()
+	var errs []error
+	for n, v := range vs.open {
+		errs = append(errs, v.mapped.Close())
+		delete(vs.open, n)
+	}
+	return errors.Join(errs...)
+}
