@@ -38,6 +38,8 @@ integration/mkimage/cmd/mkimage < integration/mkimage               | os context
 integration/trees   <                                               | os                           | sys
 integration/trees/cmd/treelist < integration/trees                  | os                           |
 integration/harness <                                               | os net context               | opencontainers sys
+integration/race    < integration/front integration/harness integration/link | os net context   | opencontainers
+integration/demo    < integration/harness integration/race          | os context                   |
 integration/harness/testdata/sleeper <                              | os                           |
 integration         < all                                           | os net context unsafe        | *
 `

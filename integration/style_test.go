@@ -26,6 +26,8 @@ var wide = map[string]string{
 	"../chunked.Entry":     "what a tar header says",
 	"../chunked.jsonEntry": "the TOC's own fields",
 	"../chunked.wireEntry": "the TOC's own fields",
+	"../cmd/tocsin.config": "the configuration keys of spec/cli.md",
+	"../copy.Inspection":   "skopeo's field names",
 }
 
 // says is what every package comment must do: set the package apart from others.

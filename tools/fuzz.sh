@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Runs every fuzz target of this module for a while (fuzz.sh 20s), two at once. A failure leaves its input in the
+# package's testdata/fuzz, as go test does.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+time=${1:-20s}
+
+targets=$(git ls-files --cached --others --exclude-standard '*_test.go' | grep -v '^integration/oracle/' |
+	xargs grep -HoE '^func Fuzz[A-Za-z0-9_]+' | sed -E 's#^(.*)/[^/]*:func (Fuzz.*)$#./\1 \2#' | sort)
+[ -n "$targets" ] || { echo "fuzz: no targets" >&2 && exit 1; }
+echo "fuzz: $(wc -l <<<"$targets") targets, $time each"
+# shellcheck disable=SC2016
+xargs -P 2 -L 1 sh -c 'go test -run "^\$" -fuzz "^$2\$" -fuzztime "$0" -parallel 1 "$1"' "$time" <<<"$targets"
