@@ -42,13 +42,14 @@ type checkRun struct {
 	rows    checkRows
 	results []Finding
 	again   map[digest.Digest]bool // object -> can be fetched again; absent: no layer names it
+	suspect map[digest.Digest]bool // objects whose length some layer contradicts: rot, or a lying TOC
 }
 
 // Check compares the index with the files, and with Verify the files with their digests. No findings: the store is
 // clean. Files that the index does not know are not its concern, they are gc's. The error is for what kept Check from
 // looking. Objects that a lazy layer does not have yet are no finding.
 func (s *Store) Check(ctx context.Context, o CheckOptions) ([]Finding, error) {
-	c := &checkRun{s: s, ctx: ctx, o: o, again: map[digest.Digest]bool{}}
+	c := &checkRun{s: s, ctx: ctx, o: o, again: map[digest.Digest]bool{}, suspect: map[digest.Digest]bool{}}
 	for _, step := range []func() error{c.readIndex, c.checkManifests, c.checkNames, c.checkLayers, c.checkViews, c.checkBlobs, c.checkObjects} {
 		if err := context.Cause(ctx); err != nil {
 			return c.results, fmt.Errorf("check: %w", err)
@@ -188,8 +189,8 @@ func (c *checkRun) checkRef(row *LayerRow, ref ObjectRef) {
 	switch {
 	case notExist(err) && row.TOC == "" && ref.Size > 0:
 		c.found("missing", objectRel(ref.Digest), "content of layer %d, which was taken from a tar", row.Number)
-	case err == nil && fi.Size() != ref.Size && lazy && !c.o.Verify:
-		c.found("corrupt", objectRel(ref.Digest), "%d bytes, layer %d says %d", fi.Size(), row.Number, ref.Size)
+	case err == nil && fi.Size() != ref.Size:
+		c.suspect[ref.Digest] = true
 	}
 }
 
@@ -249,7 +250,7 @@ func (c *checkRun) checkObjects() error {
 				continue
 			case strings.Contains(name, "-"):
 				c.checkLink(rel, name)
-			case c.o.Verify:
+			case c.o.Verify || c.suspect[d]:
 				if err := c.verifyFile(filepath.Join(rel, name), d); err != nil {
 					return err
 				}

@@ -37,7 +37,7 @@ type Finding struct {
 }
 
 // batchSize bounds the unlinks between two looks at the roots, and so the time that writers of the index wait.
-const batchSize = 64
+const batchSize = 256
 
 type gcRun struct {
 	s       *Store
@@ -45,6 +45,7 @@ type gcRun struct {
 	o       GCOptions
 	cutoff  time.Time
 	marks   *marks
+	seen    int             // transaction of the index whose roots are all marked
 	gone    map[string]bool // directories of layers and views whose rows went, or would in a dry run
 	results []Finding
 }
@@ -74,7 +75,7 @@ func (g *gcRun) found(kind, object, problem string, bytes int64) {
 }
 
 // settled runs fn inside a transaction in which everything that the roots lead to is marked. What has become
-// reachable since the last look is marked first, outside.
+// reachable since the last look is marked first, outside. The roots are nil when the index did not change since.
 func (g *gcRun) settled(run func(func(tx *bolt.Tx) error) error, fn func(tx *bolt.Tx, r *roots) error) error {
 	for {
 		if err := context.Cause(g.ctx); err != nil {
@@ -82,6 +83,9 @@ func (g *gcRun) settled(run func(func(tx *bolt.Tx) error) error, fn func(tx *bol
 		}
 		var fresh *roots
 		err := run(func(tx *bolt.Tx) error {
+			if !tx.Writable() && tx.ID() == g.seen { // nobody wrote since; pins that died meanwhile only free more
+				return fn(tx, nil)
+			}
 			r, err := g.s.readRoots(tx, g.cutoff)
 			if err != nil {
 				return err
@@ -90,6 +94,7 @@ func (g *gcRun) settled(run func(func(tx *bolt.Tx) error) error, fn func(tx *bol
 				fresh = r
 				return nil
 			}
+			g.seen = tx.ID()
 			return fn(tx, r)
 		})
 		if err != nil || fresh == nil {

@@ -192,6 +192,18 @@ func (s *Store) putLayerRow(row LayerRow, dir string) (n uint64, err error) {
 	return n, err
 }
 
+// ReplaceLayer writes the files of layer n again, because Check found them damaged. Mappings of the old ones stay valid.
+func (s *Store) ReplaceLayer(n uint64, index, tarSplit []byte) error {
+	dir, err := s.layerDir(n)
+	if err != nil {
+		return err
+	}
+	if err := s.writeLayer(dir, index, tarSplit); err != nil {
+		return fmt.Errorf("replace layer %d: %w", n, err)
+	}
+	return nil
+}
+
 func (row *LayerRow) merge(more *LayerRow) {
 	if row.DiffID == "" {
 		row.DiffID = more.DiffID

@@ -1,8 +1,11 @@
 package store
 
 import (
+	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -17,15 +20,45 @@ type RawManifest struct {
 	MediaType string
 }
 
+// manifestRow is kept as eight bytes of time, the media type, a newline and the raw bytes, so that gc can read ages
+// without decoding anything.
 type manifestRow struct {
-	MediaType string
 	Created   time.Time
+	MediaType string
 	Raw       []byte
+}
+
+func (row *manifestRow) encode() []byte {
+	v := binary.BigEndian.AppendUint64(nil, uint64(row.Created.UnixNano()))
+	v = append(append(v, row.MediaType...), '\n')
+	return append(v, row.Raw...)
+}
+
+// decodeManifest copies what it keeps, because v belongs to the transaction.
+func decodeManifest(v []byte) (*manifestRow, error) {
+	if len(v) < 8 {
+		return nil, ErrCorrupt
+	}
+	mediaType, raw, ok := bytes.Cut(v[8:], []byte("\n"))
+	if !ok {
+		return nil, ErrCorrupt
+	}
+	return &manifestRow{manifestTime(v), string(mediaType), bytes.Clone(raw)}, nil
+}
+
+func manifestTime(v []byte) time.Time {
+	if len(v) < 8 {
+		return time.Time{}
+	}
+	return time.Unix(0, int64(binary.BigEndian.Uint64(v)))
 }
 
 func (m *RawManifest) check() error {
 	if int64(len(m.Raw)) > manifest.MaxManifestSize {
 		return fmt.Errorf("manifest %s: %w: %d bytes", m.Digest, ErrConflict, len(m.Raw))
+	}
+	if strings.Contains(m.MediaType, "\n") {
+		return fmt.Errorf("manifest %s: %w: media type %q", m.Digest, ErrConflict, m.MediaType)
 	}
 	if err := manifest.CheckBytes(m.Raw, m.Digest); err != nil {
 		return fmt.Errorf("manifest %s: %w", m.Digest, err)
@@ -44,7 +77,8 @@ func (s *Store) PutManifest(raw []byte, d digest.Digest, mediaType string) error
 }
 
 func putManifest(tx *bolt.Tx, m *RawManifest, now time.Time) error {
-	return putJSON(tx, bucketManifests, []byte(m.Digest), &manifestRow{m.MediaType, now, m.Raw})
+	row := manifestRow{now, m.MediaType, m.Raw}
+	return tx.Bucket(bucketManifests).Put([]byte(m.Digest), row.encode())
 }
 
 // Manifest gives the bytes that PutManifest or Commit verified, and their media type. ErrNotFound. The index is
@@ -53,17 +87,19 @@ func (s *Store) Manifest(d digest.Digest) (raw []byte, mediaType string, err err
 	if err := checkDigest("manifest", d); err != nil {
 		return nil, "", err
 	}
-	var row manifestRow
-	err = s.view(func(tx *bolt.Tx) error { return getManifest(tx, d, &row) })
-	return row.Raw, row.MediaType, err
-}
-
-func getManifest(tx *bolt.Tx, d digest.Digest, row *manifestRow) error {
-	ok, err := getJSON(tx, bucketManifests, []byte(d), row)
-	if err == nil && !ok {
-		err = fmt.Errorf("manifest %s: %w", d, ErrNotFound)
+	var row *manifestRow
+	err = s.view(func(tx *bolt.Tx) error {
+		v := tx.Bucket(bucketManifests).Get([]byte(d))
+		if v == nil {
+			return ErrNotFound
+		}
+		row, err = decodeManifest(v)
+		return err
+	})
+	if err != nil {
+		return nil, "", fmt.Errorf("manifest %s: %w", d, err)
 	}
-	return err
+	return row.Raw, row.MediaType, nil
 }
 
 // Signatures gives the signatures of one manifest or list in the order they were put; none is no error. A list and

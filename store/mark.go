@@ -83,13 +83,11 @@ func (r *roots) addRecords(tx *bolt.Tx, cutoff time.Time) error {
 }
 
 func (r *roots) addManifests(tx *bolt.Tx, cutoff time.Time) error {
-	return tx.Bucket(bucketManifests).ForEach(func(k, _ []byte) error {
-		var row manifestRow
-		_, err := getJSON(tx, bucketManifests, k, &row)
-		if young(row.Created, cutoff) {
+	return tx.Bucket(bucketManifests).ForEach(func(k, v []byte) error {
+		if young(manifestTime(v), cutoff) {
 			r.manifests[digest.Digest(k)] = true
 		}
-		return err
+		return nil
 	})
 }
 
