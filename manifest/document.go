@@ -113,12 +113,9 @@ func ParseManifest(raw []byte, mediaType string) (*Manifest, error) {
 }
 
 func (m *Manifest) parse(mediaType string) error {
-	o, mediaType, err := openDocument(m.Raw, mediaType, manifestFields, notInManifest)
+	o, mediaType, err := openDocument(m.Raw, mediaType, IsManifest)
 	if err != nil {
 		return err
-	}
-	if !IsManifest(mediaType) {
-		return fmt.Errorf("media type %q: %w", mediaType, ErrUnsupported)
 	}
 	m.MediaType = mediaType
 	config, ok := o.get("config")
@@ -145,12 +142,12 @@ func (m *Manifest) parse(mediaType string) error {
 }
 
 // openDocument checks what all manifests and lists have in common, and
-// settles the media type.
-func openDocument(raw []byte, mediaType string, known, foreign []string) (*object, string, error) {
+// settles the media type, which must be one that wanted takes.
+func openDocument(raw []byte, mediaType string, wanted func(string) bool) (*object, string, error) {
 	if int64(len(raw)) > MaxManifestSize {
 		return nil, "", fmt.Errorf("%w: %d bytes, limit %d", ErrMalformed, len(raw), MaxManifestSize)
 	}
-	o, err := root(raw, known)
+	o, err := root(raw, slices.Concat(manifestFields, listFields))
 	if err != nil {
 		return nil, "", err
 	}
@@ -170,6 +167,13 @@ func openDocument(raw []byte, mediaType string, known, foreign []string) (*objec
 	}
 	if mediaType, err = settleMediaType(raw, mediaType, own); err != nil {
 		return nil, "", err
+	}
+	if !wanted(mediaType) {
+		return nil, "", fmt.Errorf("media type %q: %w", mediaType, ErrUnsupported)
+	}
+	foreign := notInManifest
+	if IsList(mediaType) {
+		foreign = notInList
 	}
 	for _, f := range o.fields {
 		if slices.ContainsFunc(foreign, func(n string) bool { return strings.EqualFold(n, f.name) }) {

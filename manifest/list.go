@@ -28,12 +28,9 @@ func ParseList(raw []byte, mediaType string) (*List, error) {
 }
 
 func (l *List) parse(mediaType string) error {
-	o, mediaType, err := openDocument(l.Raw, mediaType, listFields, notInList)
+	o, mediaType, err := openDocument(l.Raw, mediaType, IsList)
 	if err != nil {
 		return err
-	}
-	if !IsList(mediaType) {
-		return fmt.Errorf("media type %q: %w", mediaType, ErrUnsupported)
 	}
 	l.MediaType = mediaType
 	if _, ok := o.get("manifests"); !ok {

@@ -67,7 +67,11 @@ func PublishInstances(plain, variant v1.Descriptor, platform v1.Platform, layout
 	variant.Platform = &platform
 	switch layout {
 	case LayoutHidden:
-		variant.Annotations[AnnotationSentinelPlatform] = FormatPlatform(platform)
+		serves := FormatPlatform(platform)
+		if _, err := ParsePlatform(serves); err != nil {
+			return nil, fmt.Errorf("sentinel variant %s: %w", variant.Digest, err)
+		}
+		variant.Annotations[AnnotationSentinelPlatform] = serves
 		variant.Platform = &v1.Platform{OS: "unknown", Architecture: "unknown"}
 		return []v1.Descriptor{plain, variant}, nil
 	case LayoutUpstream:

@@ -117,31 +117,50 @@ func parsePath(t Transport, s string) (Ref, error) {
 		r.Path = s
 		return r, checkPath(r)
 	}
-	if i := strings.LastIndexByte(s, '@'); i >= 0 && r.choose(s[i+1:]) {
-		s = s[:i]
-	}
-	r.Path, r.Name, _ = strings.Cut(s, ":")
-	if t == DockerArchive && r.Name != "" {
-		named, err := parseNamed(Docker, r.Name)
+	if i := strings.LastIndexByte(s, '@'); i >= 0 {
+		taken, err := r.choose(s[i+1:])
 		if err != nil {
 			return Ref{}, err
 		}
-		r.Name = named.StoreName()
+		if taken {
+			s = s[:i]
+		}
+	}
+	r.Path, r.Name, _ = strings.Cut(s, ":")
+	if t == DockerArchive {
+		return r, r.normaliseName()
 	}
 	return r, checkPath(r)
 }
 
-// choose takes what stands behind the last @ if it is a digest or an index.
-func (r *Ref) choose(s string) bool {
+// choose takes what stands behind the last @ if it is an index or a digest.
+// What begins like a digest must be one: it is no path and no name.
+func (r *Ref) choose(s string) (bool, error) {
 	if n, err := strconv.ParseUint(s, 10, 31); err == nil {
 		r.Index = int(n)
-		return true
+		return true, nil
 	}
-	if d := digest.Digest(s); d.Validate() == nil {
-		r.Digest = d
-		return true
+	if !strings.HasPrefix(s, "sha256:") && !strings.HasPrefix(s, "sha384:") && !strings.HasPrefix(s, "sha512:") {
+		return false, nil
 	}
-	return false
+	r.Digest = digest.Digest(s)
+	return true, ValidDigest(r.Digest)
+}
+
+// normaliseName finishes a docker-archive reference, whose name is a docker
+// one with a tag: such archives know no digests.
+func (r *Ref) normaliseName() error {
+	if r.Digest != "" {
+		return fmt.Errorf("%w: a docker-archive has no digests", ErrMalformed)
+	}
+	if r.Name != "" {
+		named, err := parseNamed(Docker, r.Name)
+		if err != nil {
+			return err
+		}
+		r.Name = named.StoreName()
+	}
+	return checkPath(*r)
 }
 
 func checkPath(r Ref) error {

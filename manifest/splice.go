@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -219,10 +220,13 @@ type edit struct {
 }
 
 // splice returns raw with the edits made, in a new slice. Edits must not
-// overlap; the order they are given in does not matter.
+// overlap; the order they are given in does not matter. What is inserted
+// where another edit begins comes before it.
 func splice(raw []byte, edits ...edit) []byte {
 	edits = slices.Clone(edits)
-	slices.SortStableFunc(edits, func(a, b edit) int { return a.at.start - b.at.start })
+	slices.SortStableFunc(edits, func(a, b edit) int {
+		return cmp.Or(a.at.start-b.at.start, a.at.end-b.at.end)
+	})
 	var out []byte
 	done := 0
 	for _, e := range edits {
