@@ -68,35 +68,44 @@ func findPrograms(version string) (programs, error) {
 }
 
 // Need skips a test that cannot run here: without root, runc, /dev/fuse or the programs of `make tools`. It says which.
+// With TOCSIN_SKIP=never in the environment, as `make test` sets it for root, the test fails instead.
 func Need(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("needs root: containerd, mounts")
+		skip(t, "needs root: containerd, mounts")
 	}
 	if _, err := exec.LookPath("runc"); err != nil {
-		t.Skip("needs runc (make test installs it)")
+		skip(t, "needs runc (make test installs it)")
 	}
 	if _, err := os.Stat("/dev/fuse"); err != nil {
-		t.Skip("needs /dev/fuse: ", err)
+		skip(t, "needs /dev/fuse: ", err)
 	}
 	for _, version := range []string{"2.4", "2.1"} {
 		if _, err := findPrograms(version); err != nil {
-			t.Skip(err)
+			skip(t, err)
 		}
 	}
 }
 
-// Image is the OCI layout of a test image that tools/images.sh made, with the tags gzip and zstd; it skips the test if
-// it was not made.
+func skip(t testing.TB, reason ...any) {
+	t.Helper()
+	if os.Getenv("TOCSIN_SKIP") == "never" {
+		t.Fatal(reason...)
+	}
+	t.Skip(reason...)
+}
+
+// Image is the OCI layout of a test image that tools/images.sh made, with the tags gzip and zstd. If it was not made,
+// the test is skipped as Need does it.
 func Image(t testing.TB, name string) string {
 	t.Helper()
 	module, err := RepoDir()
 	if err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	layout := filepath.Join(module, ".cache", "images", name)
 	if _, err := os.Stat(filepath.Join(layout, "index.json")); err != nil {
-		t.Skipf("needs the image %s (tools/images.sh %s makes it)", name, name)
+		skip(t, "needs the image "+name+" (tools/images.sh makes it): ", err)
 	}
 	return layout
 }
