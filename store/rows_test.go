@@ -1,0 +1,356 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"slices"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+	bolt "go.etcd.io/bbolt"
+)
+
+func src(host string) Source {
+	return Source{Host: host, Repo: "r", Blob: digest.FromString("blob"), Size: 9, MediaType: "m"}
+}
+
+func putTOC(t testing.TB, s *Store, name string, contents ...string) uint64 {
+	t.Helper()
+	return must[uint64](t)(s.PutLayer(LayerRow{TOC: digest.FromString(name), Sources: []Source{src("a")}}, testIndex(contents...), []byte("split "+name)))
+}
+
+func TestLayers(t *testing.T) {
+	s := newStore(t)
+	toc, diff := digest.FromString("toc"), digest.FromString("diff")
+	_, err := s.LayerByTOC(toc)
+	wantIs(t, err, ErrNotFound)
+	_, err = s.PutLayer(LayerRow{}, nil, nil)
+	wantIs(t, err, ErrConflict)
+
+	n := putTOC(t, s, "toc", "x")
+	again := must[uint64](t)(s.PutLayer(LayerRow{TOC: toc, Sources: []Source{src("b"), src("a")}}, []byte("not written"), nil))
+	if n == 0 || again != n {
+		t.Fatalf("numbers %d and %d", n, again)
+	}
+	row := must[*LayerRow](t)(s.LayerByTOC(toc))
+	if len(row.Sources) != 2 || row.Sources[1].Host != "b" || row.DiffID != "" {
+		t.Fatalf("row %+v", row)
+	}
+	index := must[*Mapped](t)(s.LayerIndex(n))
+	if string(index.Bytes()) != string(testIndex("x")) {
+		t.Fatalf("index %q", index.Bytes())
+	}
+	ok(t, index.Close())
+	ok(t, index.Close())
+	if b := must[[]byte](t)(s.TarSplit(n)); string(b) != "split toc" {
+		t.Fatalf("tar-split %q", b)
+	}
+
+	ok(t, s.SetDiffID(n, diff))
+	ok(t, s.SetDiffID(n, diff))
+	wantIs(t, s.SetDiffID(n, toc), ErrConflict)
+	wantIs(t, s.SetDiffID(99, diff), ErrNotFound)
+	_, err = s.LayerByDiffID(diff) // a TOC layer never answers for a tar
+	wantIs(t, err, ErrNotFound)
+
+	tar := must[uint64](t)(s.PutLayer(LayerRow{DiffID: diff}, testIndex(), nil))
+	if tar == n || must[*LayerRow](t)(s.LayerByDiffID(diff)).Number != tar {
+		t.Fatal("layer from a tar")
+	}
+	_, err = s.TarSplit(tar)
+	wantIs(t, err, ErrNotFound)
+	if rows := must[[]LayerRow](t)(s.Layers()); len(rows) != 2 {
+		t.Fatalf("layers %+v", rows)
+	}
+	ok(t, s.ReplaceLayer(n, testIndex("x", "y"), nil))
+	_, err = s.TarSplit(n)
+	wantIs(t, err, ErrNotFound)
+	wantClean(t, s)
+}
+
+func TestQuarantine(t *testing.T) {
+	s := newStore(t)
+	n := putTOC(t, s, "toc")
+	ok(t, s.AddSource(n, src("b")))
+	wantIs(t, s.Quarantine(n, src("c"), "bad"), ErrNotFound)
+	for i, host := range []string{"a", "b"} {
+		ok(t, s.Quarantine(n, src(host), "chunk 3 differs"))
+		row := must[*LayerRow](t)(s.Layer(n))
+		if row.Sources[i].Quarantined != "chunk 3 differs" || row.Quarantined != (i == 1) {
+			t.Fatalf("after %s: %+v", host, row)
+		}
+	}
+	ok(t, s.AddSource(n, src("a"))) // known: does not come back
+	if !must[*LayerRow](t)(s.Layer(n)).Quarantined {
+		t.Fatal("quarantine was lifted")
+	}
+	ok(t, s.AddSource(n, src("c")))
+	if must[*LayerRow](t)(s.Layer(n)).Quarantined {
+		t.Fatal("a good source does not count")
+	}
+}
+
+func TestViews(t *testing.T) {
+	s := newStore(t)
+	a, b := putTOC(t, s, "a"), putTOC(t, s, "b")
+	for _, layers := range [][]uint64{{}, {a}, {a, b}, {b, a}} {
+		if _, there, err := s.ViewByKey(layers); there || err != nil {
+			t.Fatal(layers, there, err)
+		}
+		n := must[uint64](t)(s.PutView(layers, []byte("tree")))
+		if got := must[uint64](t)(s.PutView(layers, []byte("tree 2"))); got != n {
+			t.Fatalf("view %d, then %d", n, got)
+		}
+		if got, there, err := s.ViewByKey(layers); got != n || !there || err != nil {
+			t.Fatal(got, there, err)
+		}
+		if got := must[[]uint64](t)(s.ViewLayers(n)); !slices.Equal(got, layers) {
+			t.Fatalf("layers %v, want %v", got, layers)
+		}
+	}
+	_, err := s.PutView([]uint64{a, 99}, []byte("tree"))
+	wantIs(t, err, ErrNotFound)
+	_, err = s.View(99)
+	wantIs(t, err, ErrNotFound)
+
+	old, _, _ := s.ViewByKey([]uint64{a})
+	n := must[uint64](t)(s.ReplaceView(old, []byte("tree new")))
+	if got, _, _ := s.ViewByKey([]uint64{a}); got != n || n == old {
+		t.Fatalf("replaced %d by %d, key gives %d", old, n, got)
+	}
+	for n, want := range map[uint64]string{old: "tree", n: "tree new"} {
+		m := must[*Mapped](t)(s.View(n))
+		if string(m.Bytes()) != want {
+			t.Fatalf("view %d: %q", n, m.Bytes())
+		}
+		ok(t, m.Close())
+	}
+	wantClean(t, s)
+}
+
+// Node ids have 30 bits for a view, and a number must not come back in a kernel that remembers it.
+func TestViewNumbers(t *testing.T) {
+	s := newStore(t)
+	n := must[uint64](t)(s.PutView(nil, []byte("tree")))
+	must[[]Finding](t)(s.GC(context.Background(), GCOptions{Grace: -1}))
+	if again := must[uint64](t)(s.PutView(nil, []byte("tree"))); again <= n {
+		t.Fatalf("number %d after %d", again, n)
+	}
+	ok(t, s.update(func(tx *bolt.Tx) error { return tx.Bucket(bucketViews).SetSequence(MaxView - 1) }))
+	a := putTOC(t, s, "a")
+	if n := must[uint64](t)(s.PutView([]uint64{a}, []byte("tree"))); n != MaxView {
+		t.Fatalf("number %d", n)
+	}
+	_, err := s.PutView([]uint64{a, a}, []byte("tree"))
+	wantIs(t, err, ErrConflict)
+}
+
+type image struct {
+	record    Record
+	manifests []RawManifest
+}
+
+func raw(v any) RawManifest {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return RawManifest{b, digest.FromBytes(b), v.(map[string]any)["mediaType"].(string)}
+}
+
+// putImage stores the parts of an image of one platform in one list, ready to be committed.
+func putImage(t testing.TB, s *Store, platform string, layers ...uint64) image {
+	t.Helper()
+	type m = map[string]any
+	const prefix = "application/vnd.oci.image."
+	config := []byte(`{"os":"` + platform + `"}`)
+	putBytes(t, s, config)
+	one := raw(m{"schemaVersion": 2, "mediaType": prefix + "manifest.v1+json", "layers": []m{},
+		"config": m{"mediaType": prefix + "config.v1+json", "digest": digest.FromBytes(config), "size": len(config)}})
+	return image{Record{Manifest: one.Digest, Config: digest.FromBytes(config), Platform: platform, Layers: layers}, []RawManifest{one}}
+}
+
+func listOf(images ...image) RawManifest {
+	var instances []map[string]any
+	for _, im := range images {
+		instances = append(instances, map[string]any{"mediaType": im.manifests[0].MediaType, "digest": im.record.Manifest, "size": len(im.manifests[0].Raw)})
+	}
+	return raw(map[string]any{"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": instances})
+}
+
+func TestCommitAndResolve(t *testing.T) {
+	s := newStore(t)
+	n := putTOC(t, s, "l")
+	amd, arm := putImage(t, s, "linux/amd64", n), putImage(t, s, "linux/arm64", n, n)
+	list := listOf(amd, arm)
+	amd.record.List, arm.record.List = list.Digest, list.Digest
+
+	commit := func(name string, top digest.Digest, im image) {
+		t.Helper()
+		ok(t, s.Commit(Commit{Records: []Record{im.record}, Manifests: append(im.manifests, list), Name: name, Top: top}))
+	}
+	commit("img", list.Digest, amd)
+	commit("img", list.Digest, amd)
+	commit("img", list.Digest, arm)
+	commit("other", "", arm)
+
+	records, top, err := s.Resolve("img")
+	if err != nil || top != list.Digest || len(records) != 2 {
+		t.Fatalf("%v %v %v", records, top, err)
+	}
+	for _, c := range []struct {
+		d    digest.Digest
+		want int
+	}{{amd.record.Manifest, 1}, {arm.record.Config, 1}, {list.Digest, 2}} {
+		if got := must[[]Record](t)(s.ResolveDigest(c.d)); len(got) != c.want {
+			t.Errorf("%s: %d records, want %d", c.d, len(got), c.want)
+		}
+	}
+	_, err = s.ResolveDigest(digest.FromString("none"))
+	wantIs(t, err, ErrNotFound)
+	got := must[[]Record](t)(s.ResolveDigest(arm.record.Manifest))[0]
+	if !slices.Equal(got.Names, []string{"img", "other"}) || !slices.Equal(got.Layers, []uint64{n, n}) || got.Created.IsZero() {
+		t.Fatalf("record %+v", got)
+	}
+
+	commit("img", amd.record.Manifest, amd) // another top: the name moves
+	records, top, err = s.Resolve("img")
+	if err != nil || top != amd.record.Manifest || len(records) != 1 {
+		t.Fatalf("%v %v %v", records, top, err)
+	}
+	ok(t, s.RemoveRecord(amd.record.Manifest))
+	_, _, err = s.Resolve("img") // its last record is gone
+	wantIs(t, err, ErrNotFound)
+	wantIs(t, s.RemoveName("img"), ErrNotFound)
+	wantIs(t, s.RemoveName(""), ErrNotFound)
+	ok(t, s.RemoveName("other"))
+	if names := must[map[string]digest.Digest](t)(s.Names()); len(names) != 0 {
+		t.Fatalf("names %v", names)
+	}
+	if records := must[[]Record](t)(s.Records()); len(records) != 1 || len(records[0].Names) != 0 {
+		t.Fatalf("records %+v", records)
+	}
+	wantClean(t, s)
+}
+
+// A failed commit changes nothing: not the name, not a record, not a manifest.
+func TestCommitFails(t *testing.T) {
+	s := newStore(t)
+	good := putImage(t, s, "linux/amd64", putTOC(t, s, "l"))
+	ok(t, s.Commit(Commit{Records: []Record{good.record}, Manifests: good.manifests, Name: "img"}))
+	before := must[[]Record](t)(s.Records())
+
+	other := func() image { return putImage(t, s, "linux/arm64") }
+	for _, c := range []struct {
+		name  string
+		want  error
+		spoil func(c *Commit)
+	}{
+		{"no records", ErrConflict, func(c *Commit) { c.Records = nil }},
+		{"missing layer", ErrNotFound, func(c *Commit) { c.Records[0].Layers = []uint64{99} }},
+		{"missing config", ErrNotFound, func(c *Commit) { c.Records[0].Config = digest.FromString("?") }},
+		{"missing manifest", ErrNotFound, func(c *Commit) { c.Manifests = nil }},
+		{"missing list", ErrNotFound, func(c *Commit) { c.Records[0].List = digest.FromString("?") }},
+		{"missing top", ErrNotFound, func(c *Commit) { c.Top = digest.FromString("?") }},
+		{"wrong bytes", ErrDigestMismatch, func(c *Commit) { c.Manifests[0].Digest = digest.FromString("?") }},
+		{"two and no top", ErrConflict, func(c *Commit) { c.Records = append(c.Records, c.Records[0]) }},
+		{"signature of nothing", ErrNotFound, func(c *Commit) {
+			c.Signatures = map[digest.Digest][][]byte{digest.FromString("?"): {[]byte("s")}}
+		}},
+	} {
+		im := other()
+		commit := Commit{Records: []Record{im.record}, Manifests: im.manifests, Name: "img"}
+		c.spoil(&commit)
+		if err := s.Commit(commit); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, want %v", c.name, err, c.want)
+		}
+		records, top, err := s.Resolve("img")
+		if err != nil || top != good.record.Manifest || len(records) != 1 || len(must[[]Record](t)(s.Records())) != len(before) {
+			t.Fatalf("%s changed the store: %v %v %v", c.name, records, top, err)
+		}
+		if _, _, err := s.Manifest(im.record.Manifest); !errors.Is(err, ErrNotFound) {
+			t.Fatalf("%s left its manifest", c.name)
+		}
+	}
+}
+
+func TestManifestAndSignatures(t *testing.T) {
+	s := newStore(t)
+	b := []byte("{ }\n")
+	d := digest.FromBytes(b)
+	wantIs(t, s.PutManifest(b, digest.FromString("?"), "m"), ErrDigestMismatch)
+	wantIs(t, s.PutManifest(b, d, "a\nb"), ErrConflict)
+	wantIs(t, s.PutSignatures(d, [][]byte{{1}}), ErrNotFound)
+	ok(t, s.PutManifest(b, d, "m"))
+	got, mediaType, err := s.Manifest(d)
+	if err != nil || string(got) != string(b) || mediaType != "m" {
+		t.Fatal(string(got), mediaType, err)
+	}
+	ok(t, s.PutSignatures(d, [][]byte{[]byte("one"), []byte("two")}))
+	if sigs := must[[][]byte](t)(s.Signatures(d)); len(sigs) != 2 || string(sigs[1]) != "two" {
+		t.Fatalf("signatures %q", sigs)
+	}
+	ok(t, s.PutSignatures(d, nil))
+	if sigs := must[[][]byte](t)(s.Signatures(d)); len(sigs) != 0 {
+		t.Fatalf("signatures %q", sigs)
+	}
+}
+
+func TestCheckFinds(t *testing.T) {
+	s := newStore(t)
+	b := s.NewBatch()
+	for _, c := range []string{"lazy", "tar", "spare"} {
+		ok(t, b.Put(digest.FromString(c), int64(len(c)), reader(c)))
+	}
+	ok(t, b.Commit())
+	n := putTOC(t, s, "l", "lazy", "never fetched")
+	must[uint64](t)(s.PutLayer(LayerRow{DiffID: digest.FromString("d")}, testIndex("tar"), nil))
+	view := must[uint64](t)(s.PutView([]uint64{n}, []byte("tree")))
+	im := putImage(t, s, "linux/amd64", n)
+	ok(t, s.Commit(Commit{Records: []Record{im.record}, Manifests: im.manifests, Name: "img"}))
+	wantClean(t, s)
+
+	rot := func(rel string) {
+		path := s.path(rel)
+		ok(t, os.Chmod(path, 0o600))
+		ok(t, os.WriteFile(path, []byte("rot"), 0o600))
+	}
+	lazy, tar, spare := objectRel(digest.FromString("lazy")), objectRel(digest.FromString("tar")), objectRel(digest.FromString("spare"))
+	for _, rel := range []string{lazy, tar, spare, blobRel(im.record.Config), viewRel(view) + "/" + treeFile} {
+		rot(rel)
+	}
+	o := checkAll()
+	o.Repair = true
+	findings := must[[]Finding](t)(s.Check(context.Background(), o))
+	got := map[string]bool{}
+	for _, f := range findings {
+		got[f.Object] = f.Done
+	}
+	for object, repaired := range map[string]bool{lazy: true, spare: true, tar: false, blobRel(im.record.Config): false, "view 1": false} {
+		if done, found := got[object]; !found || done != repaired {
+			t.Errorf("%s: found %v, repaired %v, want %v", object, found, done, repaired)
+		}
+		if exists(s.path(object)) == repaired && object != "view 1" {
+			t.Errorf("%s: wrong file state", object)
+		}
+	}
+	if len(findings) != 5 {
+		t.Errorf("findings %+v", findings)
+	}
+
+	ok(t, os.Remove(s.path(tar)))
+	ok(t, os.Remove(s.path(blobRel(im.record.Config))))
+	ok(t, os.Remove(s.path(layerRel(digest.FromString("l"), "")+"/"+indexFile)))
+	findings = must[[]Finding](t)(s.Check(context.Background(), checkAll()))
+	missing := 0
+	for _, f := range findings {
+		if f.Kind == "missing" {
+			missing++
+		}
+	}
+	if missing != 3 {
+		t.Errorf("findings %+v", findings)
+	}
+}
