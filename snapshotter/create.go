@@ -36,7 +36,10 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 	if err != nil {
 		return nil, fmt.Errorf("create snapshot %q: %w", key, err)
 	}
-	s.verifyClaims(ctx, c.claims)
+	if c.lazy && s.lazily() { // what a restart of the daemon broke off goes on here
+		s.verifyClaims(ctx, c.claims)
+		s.pool.Background(c.layers)
+	}
 	mounts, err := s.Mounts(ctx, key)
 	if err != nil {
 		if rerr := s.Remove(context.WithoutCancel(ctx), key); rerr != nil {

@@ -8,6 +8,6 @@ var (
 	// ErrConfig: options that contradict each other.
 	ErrConfig = errors.New("configuration")
 
-	errNoLabels  = errors.New("the client names no image: containerd >= 2.1 with enable_remote_snapshot_annotations does")
-	errNoContent = errors.New("containerd's content store: not configured")
+	errNoLabels = errors.New("the client names no image: containerd >= 2.1 with enable_remote_snapshot_annotations does")
+	errNowhere  = errors.New("nowhere to read it from")
 )

@@ -94,7 +94,7 @@ func (g *images) get(ctx context.Context, x extraction) (*image, error) {
 		return g.load(ctx, x)
 	}))
 	if err != nil {
-		return nil, fmt.Errorf("read image %s: %w", x.manifest, err)
+		return nil, fmt.Errorf("read image %q, manifest %s: %w", x.image, x.manifest, err)
 	}
 	return v.(*image), nil
 }
@@ -109,7 +109,7 @@ func (g *images) load(ctx context.Context, x extraction) (*image, error) {
 		return nil, err
 	}
 	if raw, err = g.config(ctx, x, m.Config); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("config %s: %w", m.Config.Digest, err)
 	}
 	c, err := manifest.ParseConfig(raw)
 	if err != nil {
@@ -132,85 +132,75 @@ func (g *images) load(ctx context.Context, x extraction) (*image, error) {
 	return im, nil
 }
 
-// manifest and config look into our store, then containerd's, then ask the registry,
-// and believe the first bytes that have the digest. Wrong bytes in one place are no
-// reason to give up on the next.
-func (g *images) manifest(ctx context.Context, x extraction) ([]byte, string, error) {
-	raw, mediaType, failed := g.store.Manifest(x.manifest)
-	if failed == nil {
-		if failed = manifest.CheckBytes(raw, x.manifest); failed == nil {
-			return raw, mediaType, nil
+// place is where a document may be.
+type place struct {
+	name string
+	read func() (raw []byte, mediaType string, err error)
+}
+
+// firstVerified returns the first bytes that have the digest. Wrong bytes in one place
+// are no reason to give up on the next.
+func firstVerified(d digest.Digest, places []place) ([]byte, string, error) {
+	failed := errNowhere
+	for _, p := range places {
+		raw, mediaType, err := p.read()
+		if err == nil {
+			if err = manifest.CheckBytes(raw, d); err == nil {
+				return raw, mediaType, nil
+			}
+		}
+		if failed == errNowhere {
+			failed = fmt.Errorf("%s: %w", p.name, err)
+		} else {
+			failed = fmt.Errorf("%s: %w; %w", p.name, err, failed)
 		}
 	}
-	raw, err := g.fromContent(ctx, x.manifest, manifest.MaxManifestSize)
-	if err == nil {
-		return raw, "", nil
+	return nil, "", failed
+}
+
+func (g *images) manifest(ctx context.Context, x extraction) ([]byte, string, error) {
+	places := []place{{"store", func() ([]byte, string, error) { return g.store.Manifest(x.manifest) }}}
+	if g.content != nil {
+		places = append(places, place{"containerd", func() ([]byte, string, error) {
+			raw, err := g.content.ReadBlob(ctx, x.manifest, manifest.MaxManifestSize)
+			return raw, "", err
+		}})
 	}
-	failed = errors.Join(failed, err)
-	if g.remote == nil {
-		return nil, "", fmt.Errorf("manifest %s: %w", x.manifest, failed)
+	if g.remote != nil {
+		places = append(places, place{"registry", func() ([]byte, string, error) {
+			return g.remote.Manifest(ctx, x.image, x.manifest)
+		}})
 	}
-	raw, mediaType, err = g.remote.Manifest(ctx, x.image, x.manifest)
-	if err == nil {
-		err = manifest.CheckBytes(raw, x.manifest)
-	}
-	if err != nil {
-		return nil, "", fmt.Errorf("manifest %s of %q: %w", x.manifest, x.image, errors.Join(failed, err))
-	}
-	return raw, mediaType, nil
+	return firstVerified(x.manifest, places)
 }
 
 func (g *images) config(ctx context.Context, x extraction, d v1.Descriptor) ([]byte, error) {
 	if d.Size < 0 || d.Size > manifest.MaxConfigSize {
-		return nil, fmt.Errorf("config %s: %w: %d bytes", d.Digest, manifest.ErrMalformed, d.Size)
+		return nil, fmt.Errorf("%w: %d bytes", manifest.ErrMalformed, d.Size)
 	}
-	raw, failed := g.fromStore(d)
-	if failed == nil {
-		return raw, nil
+	places := []place{{"store", func() ([]byte, string, error) {
+		f, err := g.store.OpenBlob(d.Digest)
+		if err != nil {
+			return nil, "", err
+		}
+		defer f.Close()
+		raw, err := io.ReadAll(io.LimitReader(f, manifest.MaxConfigSize+1))
+		return raw, "", err
+	}}}
+	if g.content != nil {
+		places = append(places, place{"containerd", func() ([]byte, string, error) {
+			raw, err := g.content.ReadBlob(ctx, d.Digest, manifest.MaxConfigSize)
+			return raw, "", err
+		}})
 	}
-	raw, err := g.fromContent(ctx, d.Digest, manifest.MaxConfigSize)
-	if err == nil {
-		return raw, nil
+	if g.remote != nil {
+		places = append(places, place{"registry", func() ([]byte, string, error) {
+			raw, err := g.remote.Blob(ctx, x.image, d)
+			return raw, "", err
+		}})
 	}
-	failed = errors.Join(failed, err)
-	if g.remote == nil {
-		return nil, fmt.Errorf("config %s: %w", d.Digest, failed)
-	}
-	raw, err = g.remote.Blob(ctx, x.image, d)
-	if err == nil {
-		err = manifest.CheckBytes(raw, d.Digest)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("config %s of %q: %w", d.Digest, x.image, errors.Join(failed, err))
-	}
-	return raw, nil
-}
-
-func (g *images) fromStore(d v1.Descriptor) ([]byte, error) {
-	f, err := g.store.OpenBlob(d.Digest)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	raw, err := io.ReadAll(io.LimitReader(f, manifest.MaxConfigSize+1))
-	if err != nil {
-		return nil, err
-	}
-	return raw, manifest.CheckBytes(raw, d.Digest)
-}
-
-func (g *images) fromContent(ctx context.Context, d digest.Digest, max int64) ([]byte, error) {
-	if g.content == nil {
-		return nil, errNoContent
-	}
-	raw, err := g.content.ReadBlob(ctx, d, max)
-	if err != nil {
-		return nil, fmt.Errorf("containerd's content store: %w", err)
-	}
-	if err := manifest.CheckBytes(raw, d); err != nil {
-		return nil, fmt.Errorf("containerd's content store: %w", err)
-	}
-	return raw, nil
+	raw, _, err := firstVerified(d.Digest, places)
+	return raw, err
 }
 
 // layers returns the store's numbers of im's layers. The first call for an image

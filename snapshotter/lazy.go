@@ -168,8 +168,8 @@ func (s *Snapshotter) answer(ctx context.Context, q request, rw row) error {
 	if err != nil {
 		return fmt.Errorf("answer %s: %w", q.ref, err)
 	}
-	if rw.Layer != 0 {
-		s.pool.Background([]uint64{rw.Layer})
+	if rw.View != 0 { // the image's last layer: from here on it waits for nobody
+		s.pool.Background(append(slices.Clone(q.chain.layers), rw.Layer))
 	}
 	if rw.Claim != "" {
 		s.verifyClaims(ctx, []claim{{rw.Layer, rw.Claim}})

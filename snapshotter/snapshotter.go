@@ -62,6 +62,7 @@ type Snapshotter struct {
 	store          *store.Store // nil, like pool: ordinary snapshots only
 	pool           *fill.Pool
 	images         *images
+	local          *local
 	flights        *flights
 	policy         policy
 	prepareTimeout time.Duration
@@ -96,6 +97,7 @@ func New(o *Options) (*Snapshotter, error) {
 		s.prepareTimeout = DefaultPrepareTimeout
 	}
 	s.images = &images{store: o.Store, pool: o.Pool, content: o.Content, remote: o.Remote, flights: s.flights, known: map[digest.Digest]*image{}}
+	s.local = &local{store: o.Store, pool: o.Pool, counts: map[uint64]count{}}
 	if err := s.open(o.Root, o.MountDir); err != nil {
 		return nil, fmt.Errorf("open snapshots in %s: %w", o.Root, err)
 	}
@@ -227,9 +229,15 @@ func (s *Snapshotter) Commit(ctx context.Context, name, key string, opts ...snap
 
 // Remove forgets a snapshot at once. Its directory goes at the next Cleanup.
 func (s *Snapshotter) Remove(ctx context.Context, key string) error {
-	var id string
+	var (
+		id string
+		rw row
+	)
 	err := s.update(ctx, func(ctx context.Context, r rows) (err error) {
 		if id, _, err = storage.Remove(ctx, key); err != nil {
+			return err
+		}
+		if rw, err = r.get(id); err != nil {
 			return err
 		}
 		return r.drop(id)
@@ -239,6 +247,7 @@ func (s *Snapshotter) Remove(ctx context.Context, key string) error {
 	}
 	s.discard(id)
 	s.unpin(id)
+	s.local.forget(rw.Layer)
 	return nil
 }
 
@@ -272,7 +281,8 @@ func (s *Snapshotter) Walk(ctx context.Context, fn snapshots.WalkFunc, filters .
 }
 
 // Usage says what a snapshot occupies itself, without its parents. An active one is
-// measured each time; a committed one the first time it is asked for.
+// measured each time; a committed one the first time it is asked for. Of a lazy one it
+// is the content that is here, as of a minute ago.
 func (s *Snapshotter) Usage(ctx context.Context, key string) (snapshots.Usage, error) {
 	var (
 		id   string
@@ -291,6 +301,14 @@ func (s *Snapshotter) Usage(ctx context.Context, key string) (snapshots.Usage, e
 		return snapshots.Usage{}, fmt.Errorf("usage of snapshot %q: %w", key, err)
 	case rw.Usage != nil:
 		return *rw.Usage, nil
+	case rw.Sentinel:
+		return snapshots.Usage{}, nil
+	case rw.Layer != 0:
+		if !s.lazily() {
+			return snapshots.Usage{}, fmt.Errorf("usage of snapshot %q: %w", key, errdefs.ErrUnavailable)
+		}
+		k, err := s.local.of(rw.Layer)
+		return k.here, err
 	}
 	u, err := diskUsage(ctx, s.upper(id))
 	if err != nil {

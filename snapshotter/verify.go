@@ -38,34 +38,9 @@ func (s *Snapshotter) complete(ctx context.Context, im *image, layers []uint64, 
 	}
 	_, err := wait(ctx, mine)
 	if errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("%w: %d %% of the image are local, going on; pull again", errdefs.ErrUnavailable, s.percentLocal(layers))
+		return fmt.Errorf("%w: %d %% of the image are local, going on; pull again", errdefs.ErrUnavailable, s.local.percent(layers))
 	}
 	return err
-}
-
-// percentLocal asks for every object of layers, which only a failing Prepare may do.
-func (s *Snapshotter) percentLocal(layers []uint64) int64 {
-	var local, all int64
-	for _, n := range layers {
-		if n == 0 {
-			continue
-		}
-		l, err := s.pool.Layer(n)
-		if err != nil {
-			continue
-		}
-		for o := range l.Index().NumObjects() {
-			k := l.Index().Object(o)
-			all += k.Size
-			if s.store.HasObject(k.Digest, k.Size) {
-				local += k.Size
-			}
-		}
-	}
-	if all == 0 {
-		return 100
-	}
-	return local * 100 / all
 }
 
 // verifyClaims compares in the background what was believed when snapshots were
@@ -73,15 +48,16 @@ func (s *Snapshotter) percentLocal(layers []uint64) int64 {
 // them, so a restart loses no claim.
 func (s *Snapshotter) verifyClaims(ctx context.Context, claims []claim) {
 	for _, c := range claims {
-		done := s.verify(ctx, c)
-		s.flights.wg.Go(func() {
-			r := <-done
-			if r.Err != nil {
-				s.log.Error("layer was answered by its TOC and is not proved", "layer", c.layer, "diffID", c.diffID, "err", r.Err)
+		key := fmt.Sprintf("claim %d %s", c.layer, c.diffID)
+		s.flights.start(ctx, key, pullTTL, func(ctx context.Context) (any, error) {
+			err := s.pool.VerifyDiffID(ctx, c.layer, c.diffID)
+			if err != nil {
+				s.log.Error("layer was answered by its TOC and is not proved", "layer", c.layer, "diffID", c.diffID, "err", err)
 			}
-			if errors.Is(r.Err, fill.ErrDiffID) {
-				s.deny(c, r.Err)
+			if errors.Is(err, fill.ErrDiffID) {
+				s.deny(c, err)
 			}
+			return nil, nil
 		})
 	}
 }

@@ -1,0 +1,532 @@
+package snapshotter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/tocsin/tocsin/manifest"
+	"github.com/tocsin/tocsin/store"
+)
+
+func chainNames(im *manifest.Image) []string {
+	var names []string
+	for _, d := range manifest.ChainIDs(im.Config.DiffIDs) {
+		names = append(names, d.String())
+	}
+	return names
+}
+
+func mustPull(t *testing.T, d *daemon, ns string, im *manifest.Image) []string {
+	t.Helper()
+	names, err := d.pull(ns, im)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := chainNames(im); !slices.Equal(names, want) {
+		t.Fatalf("answered as %q, want %q", names, want)
+	}
+	return names
+}
+
+func mustRefuse(t *testing.T, err error, text string) {
+	t.Helper()
+	if err == nil || errdefs.IsAlreadyExists(err) || !strings.Contains(err.Error(), text) {
+		t.Fatalf("%v, want a refusal with %q", err, text)
+	}
+}
+
+func TestLazyPull(t *testing.T) {
+	r := newRegistry()
+	im := r.variant(t, r.plain(t, 1, tarOf(t, "a", "lower", "b", "b"), tarOf(t, "a", "upper")), true)
+	d := start(t, t.TempDir(), r, Options{})
+
+	names := mustPull(t, d, "n1", im)
+	if got, want := r.log(), map[string]int{"manifest": 1, "blob": 1, "toc": 2}; !maps.Equal(got, want) {
+		t.Errorf("a pull asked for %v, want %v", got, want)
+	}
+	if got := d.all(t); len(got) != 3 {
+		t.Errorf("snapshots: %q", got)
+	}
+	pins := d.pins(t)
+	if len(pins) != 2 {
+		t.Errorf("pins: %v", pins) // the sentinel needs none
+	}
+
+	ctx := context.Background()
+	mounts, err := d.Prepare(ctx, "n1/9/t1", names[2])
+	if err != nil {
+		t.Fatal(err)
+	}
+	view, ok, err := d.st.ViewByKey(pinnedLayers(pins))
+	if err != nil || !ok {
+		t.Fatalf("no view of %v ahead of time: %v", pinnedLayers(pins), err)
+	}
+	lower := fmt.Sprintf("lowerdir=%s/mnt/views/%d", d.root, view)
+	if m := mounts[0]; len(mounts) != 1 || m.Type != "overlay" || !slices.Contains(m.Options, lower) {
+		t.Errorf("container: %+v, want %s", mounts, lower)
+	}
+	if mounts, err = d.View(ctx, "n1/10/v", names[2]); err != nil || mounts[0].Type != "bind" || mounts[0].Source != filepath.Join(d.root, "mnt", "views", fmt.Sprint(view)) {
+		t.Errorf("view: %+v, %v", mounts, err)
+	}
+	// An intermediate chain gets its view when somebody asks; the sentinel has one too.
+	for _, name := range names[:2] {
+		mounts, err := d.View(ctx, "n1/11/"+name, name)
+		if err != nil || !strings.HasPrefix(mounts[0].Source, d.root+"/mnt/views/") || mounts[0].Source == fmt.Sprintf("%s/mnt/views/%d", d.root, view) {
+			t.Errorf("view of %s: %+v, %v", name, mounts, err)
+		}
+	}
+	for _, p := range d.pins(t) {
+		if len(p.Layers) == 0 && len(p.Views) != 1 {
+			t.Errorf("a container's pin holds %+v", p)
+		}
+	}
+	if asked := r.log(); len(asked) != 0 {
+		t.Errorf("containers asked for %v", asked)
+	}
+	if err := d.Remove(ctx, names[1]); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("a parent was removed: %v", err)
+	}
+	for _, name := range []string{"n1/9/t1", "n1/10/v", "n1/11/" + names[0], "n1/11/" + names[1], names[2], names[1], names[0]} {
+		if err := d.Remove(ctx, name); err != nil {
+			t.Error(err)
+		}
+	}
+	if left, pins := d.all(t), d.pins(t); len(left) != 0 || len(pins) != 0 {
+		t.Errorf("left: %q, %v", left, pins)
+	}
+}
+
+func pinnedLayers(pins map[string]store.PinTarget) []uint64 {
+	var layers []uint64
+	for _, id := range slices.Sorted(maps.Keys(pins)) {
+		layers = append(layers, pins[id].Layers...)
+	}
+	return layers
+}
+
+// A commit on top of a lazy chain is a directory above the view, and can be built on.
+func TestDirectoryAboveLazy(t *testing.T) {
+	r := newRegistry()
+	im := r.variant(t, r.plain(t, 1, tarOf(t, "a", "lower")), true)
+	d := start(t, t.TempDir(), r, Options{})
+	names := mustPull(t, d, "n1", im)
+	ctx := context.Background()
+	if _, err := d.Prepare(ctx, "n1/3/c", names[1]); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Commit(ctx, "n1/4/committed", "n1/3/c"); err != nil {
+		t.Fatal(err)
+	}
+	mounts, err := d.View(ctx, "n1/5/v", "n1/4/committed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprintf("lowerdir=%[1]s/snapshots/3/fs:%[1]s/mnt/views/1", d.root)
+	if m := mounts[0]; m.Type != "overlay" || m.Options[0] != want {
+		t.Errorf("%+v, want %s", m, want)
+	}
+	// What extracts there stands above the sentinel still.
+	_, err = d.Prepare(ctx, "n1/6/extract-1-x "+digest.FromString("x").String(), "n1/4/committed")
+	mustRefuse(t, err, "names no image")
+}
+
+// Two namespaces that pull at the same time ask the registry once and share all
+// snapshots; a third pull later asks nothing.
+func TestNamespacesShare(t *testing.T) {
+	r := newRegistry()
+	im := r.variant(t, r.plain(t, 1, tarOf(t, "a", "1"), tarOf(t, "b", "2"), tarOf(t, "c", "3")), true)
+	d := start(t, t.TempDir(), r, Options{})
+	var wg sync.WaitGroup
+	for _, ns := range []string{"n1", "n2"} {
+		wg.Go(func() {
+			if names, err := d.pull(ns, im); err != nil || !slices.Equal(names, chainNames(im)) {
+				t.Errorf("%s: %q, %v", ns, names, err)
+			}
+		})
+	}
+	wg.Wait()
+	if got, want := r.log(), map[string]int{"manifest": 1, "blob": 1, "toc": 3}; !maps.Equal(got, want) {
+		t.Errorf("asked for %v, want %v", got, want)
+	}
+	mustPull(t, d, "n3", im)
+	if asked := r.log(); len(asked) != 0 {
+		t.Errorf("a known image was asked for again: %v", asked)
+	}
+	if got := d.all(t); len(got) != 4 {
+		t.Errorf("snapshots: %q", got)
+	}
+}
+
+func TestPlainImagesAreUnpacked(t *testing.T) {
+	r := newRegistry()
+	unbound := r.plain(t, 1, tarOf(t, "a", "1"))
+	bare := unbound.Manifest.Layers[0]
+	bare.Annotations = nil
+	tarOnly := r.image(t, []v1.Descriptor{bare}, unbound.Config.DiffIDs)
+	d := start(t, t.TempDir(), r, Options{})
+	for _, im := range []*manifest.Image{unbound, tarOnly} {
+		ctx := context.Background()
+		l := labels(im, 0)
+		key := "n1/1/extract-" + im.Trust.String()
+		mounts, err := d.Prepare(ctx, key, "", snapshots.WithLabels(l))
+		if err != nil || mounts[0].Type != "bind" || !slices.Contains(mounts[0].Options, "rw") {
+			t.Errorf("%v: %+v, %v", im.Trust, mounts, err)
+		}
+		if err := d.Commit(ctx, "n1/2/"+im.Trust.String(), key, snapshots.WithLabels(l)); err != nil {
+			t.Error(err)
+		}
+	}
+	if asked := r.log(); asked["toc"]+asked["content"] > 0 {
+		t.Errorf("content of plain images was asked for: %v", asked)
+	}
+	if pins := d.pins(t); len(pins) > 0 {
+		t.Errorf("pins: %v", pins)
+	}
+}
+
+// A client that unpacks by itself (--local) sends no labels. It may not unpack a
+// variant, from the start or above what another pull has answered.
+func TestLocalPullOfVariant(t *testing.T) {
+	r := newRegistry()
+	im := r.variant(t, r.plain(t, 1, tarOf(t, "a", "1")), true)
+	d := start(t, t.TempDir(), r, Options{})
+	chains := chainNames(im)
+	ctx := context.Background()
+	_, err := d.Prepare(ctx, "n1/1/extract-1-a "+chains[0], "")
+	mustRefuse(t, err, "--local")
+	if left := d.all(t); len(left) > 0 {
+		t.Errorf("left: %q", left)
+	}
+	mustPull(t, d, "n2", im)
+	_, err = d.Prepare(ctx, "n1/2/extract-1-b "+chains[1], chains[0])
+	mustRefuse(t, err, "names no image")
+	// Labels of another client without the image's are no better.
+	_, err = d.Prepare(ctx, "n1/3/extract-1-c "+chains[1], chains[0], snapshots.WithLabels(map[string]string{snapshots.LabelSnapshotRef: chains[1]}))
+	mustRefuse(t, err, "names no image")
+	if left := d.all(t); len(left) != 2 {
+		t.Errorf("left: %q", left)
+	}
+}
+
+func TestTarLayerClaimsSentinel(t *testing.T) {
+	r := newRegistry()
+	good := r.plain(t, 1, tarOf(t, "a", "1"), tarOf(t, "b", "2"))
+	im := r.claiming(t, good, manifest.SentinelDigest, good.Config.DiffIDs[1])
+	d := start(t, t.TempDir(), r, Options{})
+	_, err := d.pull("n1", im)
+	mustRefuse(t, err, "claims to be the sentinel")
+
+	// Above an honest sentinel it has no business either.
+	mustPull(t, d, "n1", r.variant(t, good, true))
+	_, err = d.Prepare(context.Background(), "n1/7/extract-1-x y", manifest.SentinelDigest.String(), snapshots.WithLabels(labels(im, 1)))
+	mustRefuse(t, err, "has its diff_id")
+	if left := d.all(t); len(left) != 3 {
+		t.Errorf("left: %q", left)
+	}
+}
+
+// A variant that names another image's diff_ids would own that image's chain ids.
+func TestHostileVariant(t *testing.T) {
+	r := newRegistry()
+	victim := r.plain(t, 1, tarOf(t, "bin/sh", "good"))
+	evil := r.plain(t, 1, tarOf(t, "bin/sh", "evil"))
+	hostile := r.variant(t, r.image(t, evil.Manifest.Layers, victim.Config.DiffIDs), false)
+	honest := r.variant(t, victim, false)
+	if chainNames(hostile)[1] != chainNames(honest)[1] {
+		t.Fatal("this is no attack")
+	}
+	d := start(t, t.TempDir(), r, Options{})
+	_, err := d.pull("n1", hostile)
+	mustRefuse(t, err, "does not match its diffID")
+	if left := d.all(t); !slices.Equal(left, []string{manifest.SentinelDigest.String()}) {
+		t.Errorf("left: %q", left)
+	}
+	mustPull(t, d, "n1", honest)
+	_, err = d.pull("n2", hostile)
+	mustRefuse(t, err, "does not match its diffID")
+}
+
+// While a chain id stands for one TOC, another TOC cannot have it, even if both are
+// believed.
+func TestChainIDConflict(t *testing.T) {
+	r := newRegistry()
+	files := tarOf(t, "a", strings.Repeat("text that compresses. ", 1000))
+	first := r.variant(t, r.plain(t, 1, files), false)
+	second := r.variant(t, r.plain(t, 19, files), false)
+	if first.Layers[1].TOC.Digest == second.Layers[1].TOC.Digest {
+		t.Fatal("both levels give one TOC")
+	}
+	d := start(t, t.TempDir(), r, Options{UnverifiedChains: true})
+	names := mustPull(t, d, "n1", first)
+	if asked := r.log(); asked["content"] > 0 {
+		t.Errorf("unverified_chains fetched content: %v", asked)
+	}
+	_, err := d.pull("n2", second)
+	mustRefuse(t, err, "is taken")
+	if err := d.Remove(context.Background(), names[1]); err != nil {
+		t.Fatal(err)
+	}
+	mustPull(t, d, "n2", second)
+}
+
+func TestVariantWithTarDiffIDsIsCompleted(t *testing.T) {
+	r := newRegistry()
+	im := r.variant(t, r.plain(t, 1, tarOf(t, "a", "1"), tarOf(t, "b", "2")), false)
+	d := start(t, t.TempDir(), r, Options{})
+	mustPull(t, d, "n1", im)
+	for _, l := range im.DataLayers() {
+		row, err := d.st.LayerByTOC(l.TOC.Digest)
+		if err != nil || row.DiffID != l.DiffID {
+			t.Errorf("%+v, %v: not proved to be %s", row, err, l.DiffID)
+		}
+	}
+	r.setDown("content", true)
+	mustPull(t, d, "n2", im)
+}
+
+// A completion that takes longer than a Prepare may goes on by itself.
+func TestPrepareTimeout(t *testing.T) {
+	r := newRegistry()
+	im := r.variant(t, r.plain(t, 1, tarOf(t, "a", "1")), false)
+	r.gate = make(chan struct{})
+	d := start(t, t.TempDir(), r, Options{PrepareTimeout: 200 * time.Millisecond})
+	_, err := d.pull("n1", im)
+	if !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "0 % of the image are local, going on; pull again") {
+		t.Fatal(err)
+	}
+	pins, err := d.st.Pins("pull/")
+	if err != nil || len(pins) != 1 || pins[0].Expires.IsZero() || len(pins[0].Target.Layers) != 1 {
+		t.Errorf("pins: %+v, %v", pins, err)
+	}
+	close(r.gate)
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		if _, err = d.pull("n1", im); err == nil {
+			break
+		} else if !errdefs.IsUnavailable(err) || time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+	if asked := r.log(); asked["content"] != 1 {
+		t.Errorf("the pulls asked for %v", asked)
+	}
+}
+
+// Without its TOCs a variant cannot be pulled, and nothing is left of the try.
+func TestRegistryDown(t *testing.T) {
+	r := newRegistry()
+	plain := r.plain(t, 1, tarOf(t, "a", "1"))
+	im := r.variant(t, plain, true)
+	d := start(t, t.TempDir(), r, Options{})
+	for _, what := range []string{"manifest", "blob", "toc"} {
+		r.setDown(what, true)
+		_, err := d.pull("n1", im)
+		mustRefuse(t, err, errDown.Error())
+		if what != "toc" {
+			// An image that may be a plain one is unpacked instead.
+			if names, err := d.pull("n1-"+what, plain); err != nil || !slices.Equal(names, []string{""}) {
+				t.Errorf("%s down: %q, %v", what, names, err)
+			}
+		}
+		r.setDown(what, false)
+		if pins := d.pins(t); len(pins) > 0 {
+			t.Errorf("%s down: pins %v", what, pins)
+		}
+	}
+	mustPull(t, d, "n1", im)
+}
+
+func TestRestart(t *testing.T) {
+	r := newRegistry()
+	root := t.TempDir()
+	im := r.variant(t, r.plain(t, 1, tarOf(t, "a", "1"), tarOf(t, "b", "2")), true)
+	d := start(t, root, r, Options{})
+	names := mustPull(t, d, "n1", im)
+	ctx := context.Background()
+	before, err := d.Prepare(ctx, "n1/9/t1", names[2])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.st.Pin(pinPrefix+"999", store.PinTarget{Layers: pinnedLayers(d.pins(t))}, store.PinOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	pins := d.pins(t)
+	d.stop(t)
+	r.log()
+	for _, what := range []string{"manifest", "blob", "toc", "content"} {
+		r.setDown(what, true)
+	}
+
+	d = start(t, root, r, Options{})
+	delete(pins, pinPrefix+"999")
+	if got := d.pins(t); !maps.EqualFunc(got, pins, func(a, b store.PinTarget) bool {
+		return slices.Equal(a.Layers, b.Layers) && slices.Equal(a.Views, b.Views)
+	}) {
+		t.Errorf("pins after a restart: %v, want %v", got, pins)
+	}
+	after, err := d.Mounts(ctx, "n1/9/t1")
+	if err != nil || fmt.Sprint(after) != fmt.Sprint(before) {
+		t.Errorf("mounts %+v, %v; before %+v", after, err, before)
+	}
+	if _, err := d.Prepare(ctx, "n1/10/t2", names[1]); err != nil {
+		t.Error(err)
+	}
+	if asked := r.log(); len(asked) > 0 {
+		t.Errorf("a restart asked for %v", asked)
+	}
+	// Another namespace needs the image's documents again, and no TOC.
+	r.setDown("manifest", false)
+	r.setDown("blob", false)
+	mustPull(t, d, "n2", im)
+}
+
+// content is containerd's content store, which is asked in the client's namespace.
+type content struct {
+	r     *registry
+	ns    string
+	wrong bool
+}
+
+func (c content) ReadBlob(ctx context.Context, d digest.Digest, max int64) ([]byte, error) {
+	if ns, ok := namespaces.Namespace(ctx); !ok || ns != c.ns {
+		return nil, fmt.Errorf("namespace %q", ns)
+	}
+	raw, err := c.r.ask("content store", d)
+	if err == nil && c.wrong {
+		raw = append([]byte(" "), raw...)
+	}
+	return raw, err
+}
+
+func TestDocumentsComeFromContainerd(t *testing.T) {
+	for _, wrong := range []bool{false, true} {
+		r := newRegistry()
+		im := r.variant(t, r.plain(t, 1, tarOf(t, "a", "1")), true)
+		d := start(t, t.TempDir(), r, Options{Content: content{r, "n7", wrong}})
+		mustPull(t, d, "n7", im)
+		want := map[string]int{"content store": 2, "toc": 1}
+		if wrong {
+			want["manifest"], want["blob"] = 1, 1
+		}
+		if got := r.log(); !maps.Equal(got, want) {
+			t.Errorf("wrong=%v: asked for %v, want %v", wrong, got, want)
+		}
+	}
+}
+
+func TestUsage(t *testing.T) {
+	r := newRegistry()
+	im := r.variant(t, r.plain(t, 1, tarOf(t, "a", "12345", "b", "1")), false)
+	d := start(t, t.TempDir(), r, Options{})
+	ctx := context.Background()
+	names := mustPull(t, d, "n1", im) // completed: its diff_ids are tars'
+	for i, want := range []snapshots.Usage{{}, {Inodes: 2, Size: 6}} {
+		if u, err := d.Usage(ctx, names[i]); err != nil || u != want {
+			t.Errorf("usage of layer %d: %+v, %v", i, u, err)
+		}
+	}
+	if _, err := d.Prepare(ctx, "n1/5/c", names[1]); err != nil {
+		t.Fatal(err)
+	}
+	upper := d.s.upper("3")
+	before, err := d.Usage(ctx, "n1/5/c")
+	if err != nil || before.Inodes != 1 {
+		t.Fatalf("%+v, %v", before, err)
+	}
+	if err := os.WriteFile(upper+"/f", make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(upper+"/f", upper+"/g"); err != nil {
+		t.Fatal(err)
+	}
+	if u, err := d.Usage(ctx, "n1/5/c"); err != nil || u.Inodes != 2 || u.Size-before.Size != 1<<20 {
+		t.Errorf("%+v, %v", u, err)
+	}
+	if err := d.Commit(ctx, "n1/6/done", "n1/5/c"); err != nil {
+		t.Fatal(err)
+	}
+	first, err := d.Usage(ctx, "n1/6/done")
+	if err != nil || first.Inodes != 2 {
+		t.Errorf("%+v, %v", first, err)
+	}
+	// The count is kept: nobody may write there any more, and nobody walks it again.
+	if err := os.RemoveAll(upper); err != nil {
+		t.Fatal(err)
+	}
+	if u, err := d.Usage(ctx, "n1/6/done"); err != nil || u != first {
+		t.Errorf("%+v, %v", u, err)
+	}
+}
+
+func TestUnboundVerify(t *testing.T) {
+	r := newRegistry()
+	good := r.plain(t, 1, tarOf(t, "a", "1"))
+	liar := r.image(t, r.plain(t, 1, tarOf(t, "a", "evil")).Manifest.Layers, []digest.Digest{digest.FromString("somebody else's tar")})
+	d := start(t, t.TempDir(), r, Options{VerifyUnbound: true, UnverifiedChains: true})
+	ctx := context.Background()
+	names := mustPull(t, d, "n1", good)
+	if _, err := d.Prepare(ctx, "n1/8/t", names[0]); err != nil {
+		t.Error(err)
+	}
+	names, err := d.pull("n1", liar)
+	if err != nil || names[0] == "" {
+		t.Fatalf("%q, %v", names, err)
+	}
+	for n, deadline := 0, time.Now().Add(20*time.Second); ; n++ {
+		key := fmt.Sprint("n1/9/", n)
+		_, err := d.View(ctx, key, names[0])
+		if err != nil {
+			mustRefuse(t, err, "does not match its diffID")
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("a false diff_id was never found out")
+		}
+	}
+	_, err = d.Prepare(ctx, "n1/9/t", names[0])
+	mustRefuse(t, err, "does not match its diffID")
+	row, err := d.st.LayerByTOC(liar.Layers[0].TOC.Digest)
+	if err != nil || !row.Quarantined {
+		t.Errorf("%+v, %v: not quarantined", row, err)
+	}
+	if row, err = d.st.LayerByTOC(good.Layers[0].TOC.Digest); err != nil || row.Quarantined {
+		t.Errorf("%+v, %v", row, err)
+	}
+}
+
+func TestOptions(t *testing.T) {
+	root := t.TempDir()
+	for name, o := range map[string]Options{
+		"no root":                {},
+		"unbound=verify alone":   {Root: root, VerifyUnbound: true},
+		"a mount without a pool": {Root: root, MountDir: "/mnt"},
+		"a root with a colon":    {Root: filepath.Join(root, "a:b")},
+	} {
+		if _, err := New(&o); !errors.Is(err, ErrConfig) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	s, err := New(&Options{Root: root})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
