@@ -310,15 +310,15 @@ func TestCompressEnds(t *testing.T) {
 func TestCompressRefuses(t *testing.T) {
 	sized := makeTar(t, other(tar.TypeSymlink, "l", "t"))
 	copy(sized[124:], "00000000010\x00")
-	fixSum(sized)
+	fixHeaderSum(sized)
 	oldHeader := reg("f", nil)
 	oldHeader.Format = tar.FormatGNU
 	oldSparse := makeTar(t, oldHeader)
 	oldSparse[156] = 'S'
-	fixSum(oldSparse)
+	fixHeaderSum(oldSparse)
 	negative := makeTar(t, reg("f", nil))
 	copy(negative[108:], "\xff\xff\xff\xff\xff\xff\xff\xff")
-	fixSum(negative)
+	fixHeaderSum(negative)
 	late := reg("f", nil)
 	late.ModTime = time.Date(12000, 1, 1, 0, 0, 0, 0, time.UTC)
 	raw := makeTar(t, reg("a", noise(1, 4000)))
@@ -369,8 +369,8 @@ func TestCompressRefuses(t *testing.T) {
 	}
 }
 
-// fixSum sets the checksum of the first header of a tar that was changed.
-func fixSum(raw []byte) {
+// fixHeaderSum sets the checksum of the first header of a tar that was changed.
+func fixHeaderSum(raw []byte) {
 	copy(raw[148:156], "        ")
 	sum := 0
 	for _, c := range raw[:512] {
@@ -389,7 +389,7 @@ func unfoldSparse(raw []byte) []byte {
 	_ = w.Flush()
 	head := buf.Bytes()
 	head[156] = tar.TypeXHeader
-	fixSum(head)
+	fixHeaderSum(head)
 	return append(head, raw...)
 }
 
