@@ -157,7 +157,7 @@ func openDocument(raw []byte, mediaType string, wanted func(string) bool) (*obje
 		return nil, "", err
 	}
 	if schema == 1 {
-		return nil, "", fmt.Errorf("Docker schema 1: %w", ErrUnsupported)
+		return nil, "", fmt.Errorf("schema 1: %w", ErrUnsupported)
 	}
 	if schema != 2 {
 		return nil, "", fmt.Errorf("%w: schemaVersion %d", ErrMalformed, schema)

@@ -126,7 +126,11 @@ func parsePath(t Transport, s string) (Ref, error) {
 			s = s[:i]
 		}
 	}
-	r.Path, r.Name, _ = strings.Cut(s, ":")
+	var named bool
+	r.Path, r.Name, named = strings.Cut(s, ":")
+	if named && r.Name == "" && r.Index < 0 && r.Digest == "" {
+		return Ref{}, fmt.Errorf("%w: empty name", ErrMalformed)
+	}
 	if t == DockerArchive {
 		return r, r.normaliseName()
 	}

@@ -67,6 +67,7 @@ func TestParseRefRefuses(t *testing.T) {
 		"x@sha256:abc":                       ErrMalformed,
 		"x@sha384:" + someDigest[7:]:         ErrMalformed,
 		"oci:":                               ErrMalformed,
+		"oci:a:":                             ErrMalformed,
 		"oci:@1":                             ErrMalformed,
 		"oci:dir@sha256:abc":                 ErrMalformed,
 		"oci:dir:name@1":                     ErrMalformed,
