@@ -16,7 +16,7 @@ import (
 // start runs a batch in a goroutine of its own. It is called with the
 // scheduler locked.
 func (p *Pool) start(b *batch) {
-	b.touch()
+	b.last.Store(p.last.Load())
 	ok := p.life.spawn(func() {
 		defer p.sched.release(b)
 		p.runBatch(b)
@@ -86,33 +86,37 @@ func (p *Pool) attempt(b *batch, left []*demand, tried *[]*place) error {
 // touch notes that a byte arrived.
 func (b *batch) touch() { b.last.Store(time.Now().UnixNano()) }
 
-// idle returns how long no byte has arrived.
-func (b *batch) idle() time.Duration { return time.Since(time.Unix(0, b.last.Load())) }
+// idle returns how long no byte has arrived since the given time.
+func (b *batch) idle(since time.Time) time.Duration {
+	return min(time.Since(since), time.Since(time.Unix(0, b.last.Load())))
+}
 
 // watch returns a context for one attempt that is cancelled with ErrTimeout
 // when no byte arrived for ReadTimeout. stop releases it.
 func (p *Pool) watch(b *batch) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(p.life.ctx)
-	b.touch()
-	limit := p.opt.ReadTimeout
+	began, limit := time.Now(), p.opt.ReadTimeout
 	var mu sync.Mutex
 	var timer *time.Timer
 	mu.Lock()
 	defer mu.Unlock()
 	timer = time.AfterFunc(limit, func() {
-		if idle := b.idle(); idle < limit {
-			mu.Lock()
-			timer.Reset(limit - idle)
-			mu.Unlock()
+		idle := b.idle(began)
+		if idle >= limit {
+			cancel(ErrTimeout)
 			return
 		}
-		cancel(ErrTimeout)
+		mu.Lock()
+		defer mu.Unlock()
+		if ctx.Err() == nil {
+			timer.Reset(limit - idle)
+		}
 	})
 	return ctx, func() {
-		mu.Lock()
-		timer.Stop()
-		mu.Unlock()
 		cancel(context.Canceled)
+		mu.Lock()
+		defer mu.Unlock()
+		timer.Stop()
 	}
 }
 
@@ -226,8 +230,8 @@ func (f *fetch) answer(d *demand, frames []byte) {
 }
 
 // await waits until d is answered, ctx is done, or nothing moved for
-// ReadTimeout. While d waits for a slot, any byte that arrives is progress:
-// the slots in use will come free.
+// ReadTimeout. Bytes of d's own request are progress; while d waits for a
+// slot, any byte is, because the slots in use will come free.
 func (p *Pool) await(ctx context.Context, d *demand) error {
 	if d.settled() {
 		return d.err
@@ -243,18 +247,14 @@ func (p *Pool) await(ctx context.Context, d *demand) error {
 			return context.Cause(ctx)
 		case <-timer.C:
 		}
-		idle := min(time.Since(began), p.idle(d))
+		last := &p.last
+		if b := d.run.Load(); b != nil {
+			last = &b.last
+		}
+		idle := min(time.Since(began), time.Since(time.Unix(0, last.Load())))
 		if idle >= p.opt.ReadTimeout {
 			return fmt.Errorf("object %s chunk %d: %w", d.obj.key.Digest, d.i, ErrTimeout)
 		}
 		timer.Reset(p.opt.ReadTimeout - idle)
 	}
-}
-
-// idle returns how long nothing moved that d depends on.
-func (p *Pool) idle(d *demand) time.Duration {
-	if b := d.run.Load(); b != nil {
-		return b.idle()
-	}
-	return time.Since(time.Unix(0, p.last.Load()))
 }
