@@ -153,9 +153,11 @@ func TestNextSource(t *testing.T) {
 				return bytes.NewReader(b)
 			}
 		},
-		"error":         func(s *source) { s.before = func(context.Context, int) error { return errBroken } },
-		"broken body":   func(s *source) { s.body = func(chunked.Range, []byte) io.Reader { return iotest.ErrReader(errBroken) } },
-		"short body":    func(s *source) { s.body = func(_ chunked.Range, b []byte) io.Reader { return bytes.NewReader(b[:len(b)-1]) } },
+		"error":       func(s *source) { s.before = func(context.Context, int) error { return errBroken } },
+		"broken body": func(s *source) { s.body = func(chunked.Range, []byte) io.Reader { return iotest.ErrReader(errBroken) } },
+		"short body": func(s *source) {
+			s.body = func(_ chunked.Range, b []byte) io.Reader { return bytes.NewReader(b[:len(b)-1]) }
+		},
 		"range missing": func(s *source) { s.skip = true },
 	} {
 		t.Run(name, func(t *testing.T) {
