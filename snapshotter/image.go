@@ -51,7 +51,7 @@ type image struct {
 	chains []digest.Digest // chains[i] is what layer i's extraction asks for
 
 	mu     sync.Mutex
-	layers []uint64 // store numbers by index in Image.Layers, 0 for the sentinel
+	layers []uint64 // store numbers by index in Image.Layers, 0 for the sentinel; nil before the fetch
 	until  time.Time
 }
 
@@ -236,7 +236,7 @@ func (g *images) fetch(ctx context.Context, ref string, im *image) ([]uint64, er
 			return nil, err
 		}
 		expires := time.Now().Add(pullTTL)
-		err := g.store.Pin("pull/"+im.Manifest.Digest.String(), store.PinTarget{Layers: layers[first:]}, store.PinOptions{Expires: expires})
+		err := g.store.Pin(pullPin(im), store.PinTarget{Layers: layers[first:]}, store.PinOptions{Expires: expires})
 		if err == nil {
 			im.keep(layers, expires.Add(-pullTTL/2))
 			return layers, nil
@@ -246,6 +246,15 @@ func (g *images) fetch(ctx context.Context, ref string, im *image) ([]uint64, er
 			return nil, err
 		}
 	}
+}
+
+func pullPin(im *image) string { return "pull/" + im.Manifest.Digest.String() }
+
+// done lets go of the layers of a pulled image. The next pull asks for them again,
+// which costs no request while they are here. A leftover pin expires.
+func (g *images) done(im *image) {
+	im.keep(nil, time.Time{})
+	_ = g.store.Unpin(pullPin(im))
 }
 
 func (g *images) add(ctx context.Context, ref string, l manifest.Layer) (uint64, error) {

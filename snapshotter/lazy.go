@@ -42,12 +42,9 @@ func (s *Snapshotter) extract(ctx context.Context, x extraction, key, parent str
 	if !s.lazily() || !x.identified() {
 		err = errNoLabels
 	} else {
-		var im *image
-		if im, err = s.images.get(ctx, x); err == nil {
-			only = only || im.Trust == manifest.TOCOnly
-			err = s.extractLazily(ctx, q, im)
-		}
-		only = only || errors.Is(err, manifest.ErrSentinel)
+		var trust manifest.Trust
+		trust, err = s.extractLazily(ctx, q)
+		only = only || trust == manifest.TOCOnly || errors.Is(err, manifest.ErrSentinel)
 	}
 	switch {
 	case errdefs.IsAlreadyExists(err):
@@ -93,14 +90,41 @@ func (s *Snapshotter) extractSentinel(ctx context.Context, q request) error {
 	return fmt.Errorf("prepare %q: %w: %w", q.key, errdefs.ErrFailedPrecondition, err)
 }
 
-// extractLazily answers q with ErrAlreadyExists, or says why not.
-func (s *Snapshotter) extractLazily(ctx context.Context, q request, im *image) error {
+// extractLazily answers q with ErrAlreadyExists, or says why not; and, if it came to
+// know it, what reading of the image may be used.
+func (s *Snapshotter) extractLazily(ctx context.Context, q request) (manifest.Trust, error) {
+	wctx, cancel := context.WithTimeout(ctx, s.prepareTimeout)
+	defer cancel()
+	im, err := s.images.get(wctx, q.extraction)
+	if err != nil {
+		return 0, err
+	}
+	i, d, err := s.decideLayer(q, im)
+	for try := 0; err == nil; try++ {
+		var layers []uint64
+		if layers, err = s.images.layers(wctx, q.image, im); err == nil && d == complete {
+			err = s.complete(wctx, im, layers, i)
+		}
+		if err != nil {
+			break
+		}
+		if err = s.answerLayer(ctx, q, im, i, layers[i]); try == 0 && errors.Is(err, store.ErrNotFound) {
+			im.keep(nil, time.Time{}) // somebody emptied the store by hand; fetch again
+			err = nil
+		}
+	}
+	return im.Trust, err
+}
+
+// decideLayer finds the layer of im that q is about, and decides; an error if it shall
+// not be answered from its TOC.
+func (s *Snapshotter) decideLayer(q request, im *image) (int, decision, error) {
 	i := slices.Index(im.chains, q.ref)
 	if i < 0 {
-		return fmt.Errorf("%s is no chain id of image %s", q.ref, q.manifest)
+		return 0, refuse, fmt.Errorf("%s is no chain id of image %s", q.ref, q.manifest)
 	}
 	if l := im.Layers[i]; l.Digest != q.layer {
-		return fmt.Errorf("layer %d of image %s is %s, not %s", i, q.manifest, l.Digest, q.layer)
+		return 0, refuse, fmt.Errorf("layer %d of image %s is %s, not %s", i, q.manifest, l.Digest, q.layer)
 	}
 	var below digest.Digest
 	if i > 0 {
@@ -108,23 +132,9 @@ func (s *Snapshotter) extractLazily(ctx context.Context, q request, im *image) e
 	}
 	d, reason := decide(im.Image, i, q.chain.parent(below), s.policy)
 	if d != lazy && d != complete {
-		return errors.New(reason)
+		return i, d, errors.New(reason)
 	}
-	wctx, cancel := context.WithTimeout(ctx, s.prepareTimeout)
-	defer cancel()
-	for try := 0; ; try++ {
-		layers, err := s.images.layers(wctx, q.image, im)
-		if err == nil && d == complete {
-			err = s.complete(wctx, im, layers, i)
-		}
-		if err != nil {
-			return err
-		}
-		if err = s.answerLayer(ctx, q, im, i, layers[i]); try > 0 || !errors.Is(err, store.ErrNotFound) {
-			return err
-		}
-		im.keep(nil, time.Time{}) // somebody emptied the store by hand; fetch again
-	}
+	return i, d, nil
 }
 
 // answerLayer commits layer i of im, number n in the store. The last layer's view is
@@ -141,7 +151,11 @@ func (s *Snapshotter) answerLayer(ctx context.Context, q request, im *image, i i
 			return fmt.Errorf("view of image %s: %w", q.manifest, err)
 		}
 	}
-	return s.answer(ctx, q, rw)
+	err := s.answer(ctx, q, rw)
+	if rw.View != 0 && errdefs.IsAlreadyExists(err) {
+		s.images.done(im) // from here on the snapshots hold the layers
+	}
+	return err
 }
 
 // answer commits a lazy snapshot under q.ref and returns ErrAlreadyExists, also when

@@ -237,9 +237,7 @@ func (s *Snapshotter) Remove(ctx context.Context, key string) error {
 		if id, _, err = storage.Remove(ctx, key); err != nil {
 			return err
 		}
-		if rw, err = r.get(id); err != nil {
-			return err
-		}
+		rw, _ = r.get(id) // a row that cannot be read must not keep its snapshot for ever
 		return r.drop(id)
 	})
 	if err != nil {
