@@ -1,7 +1,6 @@
 package chunked
 
 import (
-	"archive/tar"
 	"bytes"
 	"io/fs"
 	"os"
@@ -62,36 +61,6 @@ func TestViewLikeOverlay(t *testing.T) {
 			}
 		})
 	}
-}
-
-// layerTar writes the entries of a layer as a tar.
-func layerTar(tb testing.TB, layer []testEntry) []byte {
-	tb.Helper()
-	flags := map[string]byte{
-		TypeReg: tar.TypeReg, TypeDir: tar.TypeDir, TypeSymlink: tar.TypeSymlink, TypeHardlink: tar.TypeLink,
-		TypeChar: tar.TypeChar, TypeBlock: tar.TypeBlock, TypeFifo: tar.TypeFifo,
-	}
-	var buf bytes.Buffer
-	w := tar.NewWriter(&buf)
-	for _, e := range layer {
-		h := &tar.Header{
-			Typeflag: flags[e.Type], Name: e.Name, Linkname: e.LinkName, Mode: e.Mode, Uid: e.UID, Gid: e.GID, Size: e.Size,
-			ModTime: e.ModTime, Devmajor: e.DevMajor, Devminor: e.DevMinor, PAXRecords: map[string]string{}, Format: tar.FormatPAX,
-		}
-		for name, value := range e.Xattrs {
-			h.PAXRecords["SCHILY.xattr."+name] = string(value)
-		}
-		if err := w.WriteHeader(h); err != nil {
-			tb.Fatal(err)
-		}
-		if _, err := w.Write([]byte(e.content)); err != nil {
-			tb.Fatal(err)
-		}
-	}
-	if err := w.Close(); err != nil {
-		tb.Fatal(err)
-	}
-	return buf.Bytes()
 }
 
 // dumpDir is dumpView of a real tree.
