@@ -14,7 +14,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Batch writes many objects with one sync for all of them (measured: 18 ms for 4,000 against 300 us for each).
+// defaultSmallBatch is up to how many objects a sync of each costs less than syncing the whole filesystem, which waits for
+// what everybody else wrote too (BenchmarkBatch).
+const defaultSmallBatch = 16
+
+// Batch writes many objects with two syncs for all of them (measured: 18 ms for 4,000 against 300 us for each).
 // Nothing of it is an object before Commit returns nil. Put and PutNew may be called concurrently. Commit or Abort
 // ends it, and Abort after Commit does nothing.
 type Batch struct {
@@ -85,10 +89,10 @@ func (b *Batch) Abort() error {
 }
 
 func (b *Batch) commit() error {
-	if b.dir == nil {
+	if len(b.staged) == 0 {
 		return nil
 	}
-	if err := b.s.disk.syncAll(b.dir.Name()); err != nil {
+	if err := b.syncStaged(); err != nil {
 		return fmt.Errorf("commit batch: %w", err)
 	}
 	dirs := map[string]bool{}
@@ -105,11 +109,32 @@ func (b *Batch) commit() error {
 			return fmt.Errorf("commit object %s: %w", o.digest, err)
 		}
 	}
-	if len(dirs) == 0 {
-		return nil
-	}
-	if err := b.s.disk.syncAll(b.dir.Name()); err != nil { // the names: one call instead of 256 directories
+	if err := b.syncNames(dirs); err != nil {
 		return fmt.Errorf("commit batch: %w", err)
+	}
+	return nil
+}
+
+func (b *Batch) syncStaged() error {
+	if len(b.staged) > b.s.smallBatch {
+		return b.s.disk.syncAll(b.dir.Name())
+	}
+	for _, o := range b.staged {
+		if err := b.s.disk.syncFile(o.temp); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *Batch) syncNames(dirs map[string]bool) error {
+	if len(dirs) > b.s.smallBatch {
+		return b.s.disk.syncAll(b.dir.Name())
+	}
+	for dir := range dirs {
+		if err := b.s.disk.syncDir(dir); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -143,7 +143,7 @@ func (c *checkRun) checkNames() error {
 				c.found("missing", "manifest "+string(m), "record %s has it", d)
 			}
 		}
-		if _, ok := c.s.HasBlob(row.Config); !ok {
+		if _, ok := c.s.HasBlob(row.Config); !ok && c.s.hasRecord(d) {
 			c.found("missing", blobRel(row.Config), "config of record %s", d)
 		}
 		c.needLayers("record "+string(d), row.Layers)
@@ -163,6 +163,9 @@ func (c *checkRun) checkLayers() error {
 	for n, row := range c.rows.layers {
 		name := fmt.Sprintf("layer %d", n)
 		if err := c.checkMapped(filepath.Join(layerRel(row.TOC, row.DiffID), indexFile), c.o.Index); err != nil {
+			if _, gone := c.s.Layer(n); errors.Is(gone, ErrNotFound) {
+				continue // gc was here
+			}
 			c.found(kindOf(err), name, "index: %v", err)
 			continue
 		}
@@ -198,6 +201,9 @@ func (c *checkRun) checkViews() error {
 	for n, row := range c.rows.views {
 		name := fmt.Sprintf("view %d", n)
 		if err := c.checkMapped(filepath.Join(viewRel(n), treeFile), c.o.View); err != nil {
+			if _, gone := c.s.ViewLayers(n); errors.Is(gone, ErrNotFound) {
+				continue
+			}
 			c.found(kindOf(err), name, "tree: %v", err)
 		}
 		c.needLayers(name, row.Layers)

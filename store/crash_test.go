@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -93,7 +94,7 @@ func has(what string, holds func(s *Store) bool) promise {
 
 // life uses every method that changes the disk, and collects the promises up to its end or the crash.
 func life(t *testing.T, root string, d *disk) (promises []promise, err error) {
-	s, err := open(root, nil, d, "00000000-0000-0000-0000-000000000001")
+	s, err := open(root, &Options{Logger: slog.New(slog.DiscardHandler)}, d, "00000000-0000-0000-0000-000000000001")
 	if err != nil {
 		return nil, err
 	}
@@ -108,9 +109,10 @@ func life(t *testing.T, root string, d *disk) (promises []promise, err error) {
 		{func() error {
 			return s.PutBlob(context.Background(), im.record.Config, reader(lifeConfig))
 		}, has("blob", func(s *Store) bool { _, there := s.HasBlob(im.record.Config); return there })},
-		{func() error { return lifeBatch(s) }, has("batch", func(s *Store) bool { return hasObject(s, "one") && hasObject(s, "two") })},
+		{func() error { return lifeBatch(s, "one", "two") }, has("batch", func(s *Store) bool { return hasObject(s, "one") && hasObject(s, "two") })},
+		{func() error { s.smallBatch = 0; return lifeBatch(s, "big", "box") }, has("batch", func(s *Store) bool { return hasObject(s, "big") && hasObject(s, "box") })},
 		{func() (err error) {
-			layer, err = s.PutLayer(LayerRow{DiffID: digest.FromString("l")}, testIndex("one", "two"), []byte("split"))
+			layer, err = s.PutLayer(LayerRow{DiffID: digest.FromString("l")}, testIndex("one", "two", "big", "box"), []byte("split"))
 			return err
 		}, has("layer", func(s *Store) bool { _, err := s.TarSplit(layer); return err == nil })},
 		{func() error { return s.SetDiffID(layer, digest.FromString("l")) }, nil},
@@ -135,8 +137,8 @@ func life(t *testing.T, root string, d *disk) (promises []promise, err error) {
 		if step.then != nil {
 			promises = append(promises, step.then)
 		}
-		if len(promises) == 6 { // the first gc takes what only the image does not need
-			promises = promises[:3:3]
+		if len(promises) == 7 { // the first gc takes what only the image does not need
+			promises = promises[:4:4]
 			promises = append(promises, has("name", func(s *Store) bool { _, _, err := s.Resolve("img"); return err == nil }))
 		}
 	}
@@ -160,9 +162,9 @@ func lifeImage() image {
 	return image{Record{Manifest: m.Digest, Config: digest.FromString(lifeConfig), Platform: "linux/amd64"}, []RawManifest{m}}
 }
 
-func lifeBatch(s *Store) error {
+func lifeBatch(s *Store, contents ...string) error {
 	b := s.NewBatch()
-	for _, c := range []string{"one", "two"} {
+	for _, c := range contents {
 		if err := b.Put(digest.FromString(c), 3, reader(c)); err != nil {
 			return errors.Join(err, b.Abort())
 		}

@@ -147,6 +147,16 @@ func (d *disk) sync(f *os.File) error {
 	return f.Sync()
 }
 
+// syncFile syncs a file that was written and closed.
+func (d *disk) syncFile(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return d.sync(f)
+}
+
 // syncAll makes everything written to dir's filesystem durable, names and contents.
 func (d *disk) syncAll(dir string) error {
 	if err := d.step("syncfs", dir); err != nil {

@@ -184,3 +184,6 @@ func (g *gcRun) tooYoung(path string) bool {
 	fi, err := os.Lstat(path)
 	return err != nil || young(fi.ModTime(), g.cutoff)
 }
+
+// young says whether something of that time is still inside the grace period.
+func young(t, cutoff time.Time) bool { return t.After(cutoff) }

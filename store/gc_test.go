@@ -354,3 +354,35 @@ func commitRounds(s *Store, w, rounds int) error {
 	}
 	return nil
 }
+
+// The names that an EROFS view uses are links, and they go before their object.
+func TestLinks(t *testing.T) {
+	s := newStore(t)
+	x, list := digest.FromString("x"), digest.FromString("list x")
+	wantIs(t, s.LinkObject(x, list, 1), ErrNotFound)
+	putObjects(t, s, "x")
+	wantIs(t, s.LinkObject(x, list, 2), ErrCorrupt)
+	ok(t, s.LinkObject(x, list, 1))
+	ok(t, s.LinkObject(x, list, 1))
+	link := s.path(objectRel(x)) + "-" + list.Encoded()
+	if a, b := must[os.FileInfo](t)(os.Stat(link)), must[os.FileInfo](t)(os.Stat(s.path(objectRel(x)))); !os.SameFile(a, b) {
+		t.Fatal("not the same file")
+	}
+	wantClean(t, s)
+	ok(t, os.Remove(link))
+	ok(t, os.WriteFile(link, []byte("?"), 0o600))
+	if f := must[[]Finding](t)(s.Check(context.Background(), checkAll())); len(f) != 1 {
+		t.Fatalf("check: %+v", f)
+	}
+	ok(t, s.LinkObject(x, list, 1))
+	n := putTOC(t, s, "l", "x")
+	ok(t, s.Pin("p", PinTarget{Layers: []uint64{n}}, PinOptions{}))
+	if f := gcAll(t, s, GCOptions{}); len(f) != 0 {
+		t.Fatalf("gc: %+v", f)
+	}
+	ok(t, s.Unpin("p"))
+	gcAll(t, s, GCOptions{})
+	if left := filesBelow(t, s.path("objects")); len(left) != 0 {
+		t.Fatalf("left %v", left)
+	}
+}

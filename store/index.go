@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"time"
 
 	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
@@ -225,6 +224,3 @@ func putJSON(tx *bolt.Tx, bucket, key []byte, row any) error {
 	}
 	return tx.Bucket(bucket).Put(key, v)
 }
-
-// young says whether something of that time is still inside the grace period.
-func young(t, cutoff time.Time) bool { return t.After(cutoff) }

@@ -1,8 +1,11 @@
 package store
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -41,6 +44,36 @@ func (s *Store) OpenObject(d digest.Digest, size int64) (*os.File, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+// LinkObject gives a complete object the name "<hex>-<c>" beside its own, which is what the redirects of an EROFS view
+// ask for (design.md 7). It is not synced: a link that is lost costs a read through FUSE. ErrNotFound if the object is
+// not here, ErrCorrupt if its length is not size.
+func (s *Store) LinkObject(d, list digest.Digest, size int64) error {
+	if err := checkDigest("chunk list", list); err != nil {
+		return err
+	}
+	f, err := s.OpenObject(d, size)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	path := s.path(objectRel(d))
+	if !keepYoung(path, s.now()) {
+		return fmt.Errorf("object %s: %w", d, ErrNotFound)
+	}
+	link := filepath.Join(filepath.Dir(path), filepath.Base(partialRel(d, list)))
+	err = s.disk.link(f, link)
+	if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if sameFile(f, link) {
+		return nil
+	}
+	if err := s.disk.unlink(link); err != nil { // of an object that was removed since
+		return err
+	}
+	return s.disk.link(f, link)
 }
 
 // keepYoung makes an existing file young again, so that gc leaves it to somebody who is about to claim it. False if

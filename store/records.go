@@ -143,6 +143,14 @@ func (s *Store) putRecord(tx *bolt.Tx, r Record, now time.Time) error {
 	return putJSON(tx, bucketRecords, []byte(r.Manifest), &r)
 }
 
+func (s *Store) hasRecord(d digest.Digest) (found bool) {
+	err := s.view(func(tx *bolt.Tx) error {
+		found = tx.Bucket(bucketRecords).Get([]byte(d)) != nil
+		return nil
+	})
+	return err == nil && found
+}
+
 func putName(tx *bolt.Tx, c *Commit) error {
 	if tx.Bucket(bucketManifests).Get([]byte(c.Top)) == nil {
 		return fmt.Errorf("manifest %s: %w", c.Top, ErrNotFound)

@@ -32,6 +32,7 @@ type Store struct {
 	lockTimeout time.Duration
 	log         *slog.Logger
 	now         func() time.Time
+	smallBatch  int // objects or directories that a batch syncs one by one
 
 	index sync.RWMutex // orders goroutines at the index; index.lock orders processes
 
@@ -56,7 +57,7 @@ func open(root string, o *Options, d *disk, boot string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", root, err)
 	}
-	s := &Store{root: abs, disk: d, boot: boot, lockTimeout: o.LockTimeout, log: o.Logger, now: time.Now}
+	s := &Store{root: abs, disk: d, boot: boot, lockTimeout: o.LockTimeout, log: o.Logger, now: time.Now, smallBatch: defaultSmallBatch}
 	if s.lockTimeout <= 0 {
 		s.lockTimeout = DefaultLockTimeout
 	}

@@ -14,7 +14,7 @@ const MaxView = 1<<30 - 1
 
 const treeFile = "tree"
 
-// viewRow is a merged tree in views/<n>/tree. Key says that the row still answers ViewByKey.
+// viewRow is a merged tree in views/<n>/tree. Several rows may have the same layers; the key leads to the newest.
 type viewRow struct {
 	Number  uint64
 	Layers  []uint64
