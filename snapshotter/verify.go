@@ -62,20 +62,20 @@ func (s *Snapshotter) verifyClaims(ctx context.Context, claims []claim) {
 	}
 }
 
-// deny withdraws a claim that proved false: its snapshots cannot be mounted or built
-// upon any more, and the layer's sources are given up, so running containers get EIO
-// for what is not local yet.
+// deny withdraws a claim that proved false: the layer's sources are given up, so that
+// running containers get EIO for what is not local, and its snapshots cannot be mounted
+// or built upon any more.
 func (s *Snapshotter) deny(c claim, cause error) {
-	err := s.update(context.Background(), func(_ context.Context, r rows) error {
-		return r.deny(c, cause.Error())
-	})
-	l, lerr := s.store.Layer(c.layer)
-	if lerr == nil {
+	l, err := s.store.Layer(c.layer)
+	if err == nil {
 		for _, src := range l.Sources {
-			lerr = errors.Join(lerr, s.store.Quarantine(c.layer, src, cause.Error()))
+			err = errors.Join(err, s.store.Quarantine(c.layer, src, cause.Error()))
 		}
 	}
-	if err = errors.Join(err, lerr); err != nil {
+	err = errors.Join(err, s.update(context.Background(), func(_ context.Context, r rows) error {
+		return r.deny(c, cause.Error())
+	}))
+	if err != nil {
 		s.log.Error("layer with a false diff_id could not be withdrawn", "layer", c.layer, "err", err)
 	}
 }
