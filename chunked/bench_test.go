@@ -100,12 +100,6 @@ func BenchmarkBuildIndex200k(b *testing.B) {
 }
 
 func BenchmarkOpenIndex200k(b *testing.B) {
-	x := bigIndex(b, 200_000)
-	v, err := Merge([]*Index{x})
-	if err != nil {
-		b.Fatal(err)
-	}
-	_ = v
 	data, err := BuildIndex(mustTOC(b, 200_000))
 	if err != nil {
 		b.Fatal(err)

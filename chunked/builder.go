@@ -65,10 +65,13 @@ func (n *buildInode) isDir() bool      { return n.Mode&modeType == modeDir }
 func (n *buildInode) isWhiteout() bool { return n.flags&flagWhiteout != 0 }
 
 // NewIndexBuilder returns a builder for the entries of an unpacked tar.
-func NewIndexBuilder() *IndexBuilder {
-	b := &IndexBuilder{kids: map[kidKey]int32{}, objectIDs: map[objectID]int32{}}
-	b.names = append(b.names, buildName{})
-	b.inodes = append(b.inodes, impliedDir())
+func NewIndexBuilder() *IndexBuilder { return newIndexBuilder(0) }
+
+// newIndexBuilder returns a builder with room for n entries.
+func newIndexBuilder(n int) *IndexBuilder {
+	b := &IndexBuilder{kids: make(map[kidKey]int32, n), objectIDs: make(map[objectID]int32, n)}
+	b.names = append(slices.Grow(b.names, n+1), buildName{})
+	b.inodes = append(slices.Grow(b.inodes, n+1), impliedDir())
 	return b
 }
 
@@ -76,10 +79,8 @@ func NewIndexBuilder() *IndexBuilder {
 // ErrMalformed: the content of every file must stay reachable by its name, or the tar could not be rebuilt. Attributes
 // trusted.* and user.overlay.* are dropped (design.md 5), and those that Linux or containerd would not set either.
 func BuildIndex(t *TOC) ([]byte, error) {
-	b := NewIndexBuilder()
+	b := newIndexBuilder(len(t.Entries))
 	b.strict = true
-	b.names = slices.Grow(b.names, len(t.Entries))
-	b.inodes = slices.Grow(b.inodes, len(t.Entries))
 	for i := range t.Entries {
 		if err := b.Add(t.Entries[i]); err != nil {
 			return nil, err

@@ -94,7 +94,10 @@ func (b *IndexBuilder) writeObjects(w *tableWriter) (order []uint32, err error) 
 	}
 	slices.SortFunc(sorted, func(x, y uint32) int {
 		p, q := &b.objects[x], &b.objects[y]
-		return cmp.Or(cmp.Compare(p.number, q.number), cmp.Compare(p.key.Digest, q.key.Digest), cmp.Compare(p.key.List, q.key.List))
+		if p.number != q.number {
+			return cmp.Compare(p.number, q.number)
+		}
+		return cmp.Or(cmp.Compare(p.key.Digest, q.key.Digest), cmp.Compare(p.key.List, q.key.List))
 	})
 	order = make([]uint32, len(sorted))
 	objs, chunks, count := []byte(nil), []byte(nil), 0
