@@ -23,8 +23,11 @@ type authKey struct {
 
 // authState holds an authorizer that can be replaced. containerd's keeps a failed or revoked token for ever, so after
 // a failure the whole authorizer is thrown away; the generation makes goroutines that failed together do so once.
+// Its token cache is not safe for concurrent use (authorizer.go reads expirationTime while a fetch writes it), and who
+// waits there cannot be cancelled: the gate lets one caller in.
 type authState struct {
 	fresh func() docker.Authorizer
+	gate  chan struct{}
 
 	mu  sync.Mutex
 	gen int
@@ -37,7 +40,7 @@ func (r *Repo) auth(e *endpoint, scopes []string) *authState {
 	defer r.mu.Unlock()
 	s := r.auths[key]
 	if s == nil {
-		s = &authState{fresh: func() docker.Authorizer { return r.c.authorizer(e) }}
+		s = &authState{gate: make(chan struct{}, 1), fresh: func() docker.Authorizer { return r.c.authorizer(e) }}
 		s.a = s.fresh()
 		r.auths[key] = s
 	}
@@ -86,14 +89,18 @@ func (s *authState) renew(gen int) {
 	}
 }
 
-// errTokenLost: another request was fetching the token for all, and its caller gave up.
-var errTokenLost = errors.New("token request was given up")
+// errTokenLost: the token server took too long.
+var errTokenLost = errors.New("token request timed out")
 
 // authorize sets the Authorization header if the registry has asked for one, and returns the generation it is of.
 func (s *authState) authorize(ctx context.Context, req *http.Request) (int, error) {
+	leave, err := enter(ctx, s.gate)
+	if err != nil {
+		return 0, err
+	}
+	defer leave()
 	a, gen := s.current()
-	err := a.Authorize(ctx, req)
-	if err == nil {
+	if err = a.Authorize(ctx, req); err == nil {
 		return gen, nil
 	}
 	s.renew(gen)

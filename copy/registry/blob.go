@@ -68,17 +68,12 @@ type blobReader struct {
 }
 
 func (b *blobReader) Read(p []byte) (int, error) {
-	for b.err == nil && len(p) > 0 {
-		n, err := b.read(p)
-		if n > 0 || err == nil {
-			return n, err
-		}
-		b.err = err
+	if b.err != nil || len(p) == 0 {
+		return 0, b.err
 	}
-	if len(p) == 0 {
-		return 0, nil
-	}
-	return 0, b.err
+	n, err := b.read(p)
+	b.err = err
+	return n, err
 }
 
 // read gives some bytes, or the error that ends the blob, never both.

@@ -187,16 +187,20 @@ func (m *multipartSegments) header() (at manifest.Range, err error) {
 	return at, fmt.Errorf("%w: a part with too many header lines", ErrBadAnswer)
 }
 
-// line reads one line without its end and trailing space.
+// line reads one line without its end and trailing space, bounded by the buffer.
 func (m *multipartSegments) line() (string, error) {
 	b, err := m.r.ReadSlice('\n')
 	switch {
-	case err == io.EOF:
+	case err == io.EOF && len(b) == 0:
 		return "", io.ErrUnexpectedEOF
-	case err == bufio.ErrBufferFull || len(b) > maxPartLine:
+	case err == io.EOF: // the last delimiter needs no end of line
+	case err == bufio.ErrBufferFull:
 		return "", fmt.Errorf("%w: a line of a part is too long", ErrBadAnswer)
 	case err != nil:
 		return "", err
+	}
+	if len(b) > maxPartLine {
+		return "", fmt.Errorf("%w: a line of a part is too long", ErrBadAnswer)
 	}
 	return strings.TrimRight(string(b), " \t\r\n"), nil
 }

@@ -65,6 +65,7 @@ func (r *Repo) rangeSupport() (single, multi Support, err error) {
 // skipped. Ranges must be ascending, apart, not empty and inside the blob. The bytes are NOT verified; their places are,
 // as far as the server states them. A body that breaks off is continued by another request without fn noticing; when
 // that fails too, fn's reader returns the error and so does ReadRanges. An error of fn ends it and is returned as it is.
+// The call holds one of the client's places, so fn must not wait for another read of the same client.
 func (g *Ranged) ReadRanges(ctx context.Context, ranges []manifest.Range, fn func(r manifest.Range, body io.Reader) error) error {
 	if err := g.check(ranges); err != nil {
 		return err
@@ -181,8 +182,12 @@ func (s *stream) read(b []byte) (int, error) {
 var errPlanAgain = errors.New("plan again")
 
 // resume drops all requests, so that what is left is planned again, and waits if err may pass. It returns the error
-// to end with otherwise.
+// to end with otherwise. A server that cannot answer for several ranges is asked for one at a time from then on.
 func (s *stream) resume(err error) error {
+	if errors.Is(err, ErrBadAnswer) && len(s.queue) > 0 && s.queue[0].several() && s.queue[0].resp != nil {
+		s.queue[0].ep().ranges.learn(true, false, s.g.repo.c.now())
+		err = errPlanAgain
+	}
 	s.drop()
 	if errors.Is(err, errPlanAgain) {
 		if s.plans < maxPlans {
@@ -245,14 +250,8 @@ func (s *stream) seek(off int64) error {
 	}
 }
 
-// misplaced: the answer has parts in another order, or not all of them. A server that does so with several ranges is
-// asked for one at a time from then on.
+// misplaced: the answer has parts in another order, or not all of them.
 func (s *stream) misplaced(off int64) error {
-	f := s.queue[0]
-	if f.several() {
-		f.ep().ranges.learn(true, false, s.g.repo.c.now())
-		return errPlanAgain
-	}
 	return fmt.Errorf("%w: offset %d asked for and not sent", ErrBadAnswer, off)
 }
 
@@ -301,6 +300,7 @@ func (s *stream) accept(f *fetch, resp *response) error {
 	know.learn(false, false, now)
 	switch {
 	case s.g.Whole && resp.StatusCode == http.StatusOK:
+		s.queue = s.queue[:1]
 		return nil // the bytes are already on their way
 	case s.g.Whole:
 		return errPlanAgain

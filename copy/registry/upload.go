@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+	"sync/atomic"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/opencontainers/go-digest"
@@ -232,8 +233,14 @@ func (s *source) failure() error {
 
 type sourceBody struct {
 	io.ReadCloser
-	s    *source
-	left int64
+	s      *source
+	left   int64
+	closed atomic.Bool // by net/http, when the connection is lost: reads fail then, and it is not the source's fault
+}
+
+func (b *sourceBody) Close() error {
+	b.closed.Store(true)
+	return b.ReadCloser.Close()
 }
 
 func (b *sourceBody) Read(p []byte) (int, error) {
@@ -243,10 +250,10 @@ func (b *sourceBody) Read(p []byte) (int, error) {
 	case b.left < 0:
 		err = fmt.Errorf("more than the %d bytes of its descriptor: %w", b.s.size, manifest.ErrDigestMismatch)
 		b.s.note(err)
-	case err == io.EOF && b.left > 0:
+	case err == io.EOF && b.left > 0 && !b.closed.Load():
 		err = fmt.Errorf("%d bytes of %d missing: %w", b.left, b.s.size, io.ErrUnexpectedEOF)
 		b.s.note(err)
-	case err != nil && err != io.EOF:
+	case err != nil && err != io.EOF && !b.closed.Load():
 		b.s.note(err)
 	}
 	return n, err

@@ -15,7 +15,8 @@ import (
 	"sync"
 )
 
-// Request is one line of the request log, written when the answer is complete.
+// Request is one line of the request log. Lines stand in the order in which requests came; Status and Bytes are 0
+// until the answer is complete.
 type Request struct {
 	Method string
 	Path   string
@@ -61,7 +62,7 @@ type Front struct {
 
 	mu    sync.Mutex
 	rules []*activeRule
-	log   []Request
+	log   []*Request
 }
 
 type activeRule struct {
@@ -101,11 +102,15 @@ func (f *Front) Behave() {
 	f.rules = nil
 }
 
-// Log returns a copy of the requests answered so far.
+// Log returns a copy of the requests so far.
 func (f *Front) Log() []Request {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return append([]Request(nil), f.log...)
+	out := make([]Request, len(f.log))
+	for i, r := range f.log {
+		out[i] = *r
+	}
+	return out
 }
 
 // Forget empties the log.
@@ -142,12 +147,14 @@ func (f *Front) sum(method, path string) (n int, bytes int64) {
 // ServeHTTP answers one request by the first live rule that matches it, else by the registry.
 func (f *Front) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	auth, _, _ := strings.Cut(req.Header.Get("Authorization"), " ")
-	entry := Request{Method: req.Method, Path: req.URL.Path, Query: req.URL.RawQuery, Range: req.Header.Get("Range"), Auth: auth}
+	entry := &Request{Method: req.Method, Path: req.URL.Path, Query: req.URL.RawQuery, Range: req.Header.Get("Range"), Auth: auth}
+	f.mu.Lock()
+	f.log = append(f.log, entry)
+	f.mu.Unlock()
 	c := &counter{ResponseWriter: w}
 	defer func() {
-		entry.Status, entry.Bytes = c.status, c.bytes
 		f.mu.Lock()
-		f.log = append(f.log, entry)
+		entry.Status, entry.Bytes = c.status, c.bytes
 		f.mu.Unlock()
 	}()
 	if act := f.pick(req); act != nil {

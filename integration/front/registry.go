@@ -63,7 +63,7 @@ func (g *Registry) AddBlob(repo string, b []byte) string {
 	d := SHA256(b)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	put(g.blobs, repo, d, b)
+	put(g.blobs, repo, d, append([]byte{}, b...))
 	return d
 }
 
@@ -215,7 +215,7 @@ func (g *Registry) upload(w http.ResponseWriter, r *http.Request, repo, id strin
 		fail(w, http.StatusBadRequest, "BLOB_UPLOAD_INVALID")
 		return
 	}
-	body = append(slices.Clone(have), body...)
+	body = append(append([]byte{}, have...), body...) // never nil: Blob tells an empty one from none
 	if r.Method == http.MethodPatch {
 		g.mu.Lock()
 		g.uploads[repo+"/"+id] = body
