@@ -2,10 +2,13 @@ package fill
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"github.com/tocsin/tocsin/store"
 )
@@ -65,9 +68,9 @@ func (o *object) finished(fin *finish, err error) {
 	o.release()
 }
 
-// await waits until the object, all of whose chunks were asked for and came,
+// complete waits until the object, all of whose chunks were asked for and came,
 // is complete in the store. A completion that failed before is tried again.
-func (o *object) await(ctx context.Context) error {
+func (o *object) complete(ctx context.Context) error {
 	o.mu.Lock()
 	if fin := o.state.fin; fin != nil && o.state.bad == nil {
 		select {
@@ -140,17 +143,20 @@ func (c *committer) run() {
 
 func (c *committer) commit(ws []*pending) {
 	batch := c.p.st.NewBatch()
-	staged := ws[:0]
-	for _, w := range ws {
-		k := w.o.key
-		if err := batch.Put(k.Digest, k.Size, bytes.NewReader(w.data)); err != nil {
-			w.o.finished(w.fin, err)
-			continue
-		}
-		staged = append(staged, w)
+	errs := make([]error, len(ws))
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), len(ws)) {
+		wg.Go(func() {
+			for i := next.Add(1) - 1; i < int64(len(ws)); i = next.Add(1) - 1 {
+				k := ws[i].o.key
+				errs[i] = batch.Put(k.Digest, k.Size, bytes.NewReader(ws[i].data))
+			}
+		})
 	}
+	wg.Wait()
 	err := batch.Commit()
-	for _, w := range staged {
-		w.o.finished(w.fin, err)
+	for i, w := range ws {
+		w.o.finished(w.fin, cmp.Or(errs[i], err))
 	}
 }

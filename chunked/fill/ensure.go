@@ -113,15 +113,14 @@ type group struct {
 
 // part is a run of chunks of one object.
 type part struct {
-	o       *object
-	x       int
+	handle
 	demands []*demand
 	last    bool // the object is complete when these are in
 }
 
 // add gathers the chunks of object x.
 func (e *ensuring) add(ctx context.Context, x int) error {
-	o, err := e.l.pool.acquire(e.l, x, false)
+	h, err := e.l.acquire(x, false)
 	if err != nil {
 		return err
 	}
@@ -129,19 +128,20 @@ func (e *ensuring) add(ctx context.Context, x int) error {
 	for from := 0; ; {
 		to := from
 		for ; to < n && e.now.bytes < e.l.pool.opt.MaxRange; to++ {
-			e.now.bytes += e.l.index.Chunk(x, to).Blob.Len
+			c := e.l.index.Chunk(x, to)
+			e.now.bytes += max(c.Blob.Len, c.Size/2) // small objects are in memory until they are complete
 		}
-		all, fresh, err := o.want(e.l, x, from, to, ask{level: e.level})
+		all, fresh, err := h.want(from, to, ask{level: e.level})
 		e.now.all = append(e.now.all, all...)
 		e.now.fresh = append(e.now.fresh, fresh...)
-		o.retain()
-		e.now.parts = append(e.now.parts, part{o: o, x: x, demands: all, last: to == n})
+		h.retain()
+		e.now.parts = append(e.now.parts, part{handle: h, demands: all, last: to == n})
 		if from = to; err != nil || from == n {
-			o.release()
+			h.release()
 			return err
 		}
 		if err := e.next(ctx); err != nil {
-			o.release()
+			h.release()
 			return err
 		}
 	}
@@ -150,7 +150,7 @@ func (e *ensuring) add(ctx context.Context, x int) error {
 // next begins another group once there is room for it.
 func (e *ensuring) next(ctx context.Context) error {
 	e.flush()
-	for len(e.groups) >= 2*e.l.pool.opt.Jobs {
+	for len(e.groups) >= e.l.pool.opt.Jobs+2 {
 		if err := e.settle(ctx); err != nil {
 			return err
 		}
@@ -173,7 +173,7 @@ func (e *ensuring) settle(ctx context.Context) error {
 	g := e.groups[0]
 	for _, p := range g.parts {
 		for _, d := range p.demands {
-			if err := e.l.await(ctx, p.o, p.x, d); err != nil {
+			if err := p.await(ctx, d); err != nil {
 				return err
 			}
 		}
@@ -182,7 +182,7 @@ func (e *ensuring) settle(ctx context.Context) error {
 		if !p.last {
 			continue
 		}
-		if err := p.o.await(ctx); err != nil {
+		if err := p.complete(ctx); err != nil {
 			return err
 		}
 	}
@@ -193,7 +193,7 @@ func (e *ensuring) settle(ctx context.Context) error {
 
 func (g *group) release() {
 	for _, p := range g.parts {
-		p.o.release()
+		p.release()
 	}
 }
 
@@ -208,14 +208,14 @@ func (e *ensuring) release() {
 // await waits for a demand. One that another layer's source could not answer
 // is asked for again through this layer: a layer that names a chunk of ours
 // in a place of its own must not keep us from it.
-func (l *Layer) await(ctx context.Context, o *object, x int, d *demand) error {
+func (h handle) await(ctx context.Context, d *demand) error {
 	for {
-		err := l.pool.await(ctx, d)
-		if err == nil || d.layer == l || !d.settled() {
+		err := h.pool.await(ctx, d)
+		if err == nil || d.layer == h.l || !d.settled() {
 			return err
 		}
-		all, fresh, err := o.want(l, x, d.i, d.i+1, ask{level: d.level, read: d.read.Load()})
-		l.pool.submit(all, fresh, d.level)
+		all, fresh, err := h.want(d.i, d.i+1, ask{level: levelRead, read: d.read.Load()})
+		h.pool.submit(all, fresh, levelRead)
 		if err != nil {
 			return err
 		}

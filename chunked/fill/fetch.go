@@ -16,7 +16,7 @@ import (
 // start runs a batch in a goroutine of its own. It is called with the
 // scheduler locked.
 func (p *Pool) start(b *batch) {
-	b.last.Store(p.last.Load())
+	b.last.Store(p.count.last.Load())
 	ok := p.life.spawn(func() {
 		defer p.sched.release(b)
 		p.runBatch(b)
@@ -182,7 +182,7 @@ func (a *arriving) Read(b []byte) (int, error) {
 	n, err := a.r.Read(b)
 	if n > 0 {
 		a.p.count.bytes.Add(int64(n))
-		a.p.last.Store(time.Now().UnixNano())
+		a.p.count.last.Store(time.Now().UnixNano())
 		a.touch()
 	}
 	return n, err
@@ -247,7 +247,7 @@ func (p *Pool) await(ctx context.Context, d *demand) error {
 			return context.Cause(ctx)
 		case <-timer.C:
 		}
-		last := &p.last
+		last := &p.count.last
 		if b := d.run.Load(); b != nil {
 			last = &b.last
 		}

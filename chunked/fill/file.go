@@ -11,9 +11,7 @@ import (
 // File is one object of a layer, open for reading. It is safe for concurrent
 // use; Close it once.
 type File struct {
-	l *Layer
-	x int
-	o *object
+	h handle
 
 	mu  sync.Mutex
 	win window
@@ -26,21 +24,21 @@ func (l *Layer) Open(x int) (*File, error) {
 	if x < 0 || x >= l.index.NumObjects() {
 		return nil, fmt.Errorf("layer %d has no object %d", l.n, x)
 	}
-	o, err := l.pool.acquire(l, x, true)
+	h, err := l.acquire(x, true)
 	if err != nil {
 		return nil, fmt.Errorf("open object %d of layer %d: %w", x, l.n, err)
 	}
-	return &File{l: l, x: x, o: o}, nil
+	return &File{h: h}, nil
 }
 
 // Size returns the length of the content in bytes.
-func (f *File) Size() int64 { return f.o.key.Size }
+func (f *File) Size() int64 { return f.h.key.Size }
 
 // Complete returns the object as a file of the store, nil while it is not
 // complete. The file stays f's: it is valid until f.Close, and must not be
 // closed or seeked.
 func (f *File) Complete() *os.File {
-	whole, err := f.o.file()
+	whole, err := f.h.file()
 	if err != nil {
 		return nil
 	}
@@ -49,7 +47,7 @@ func (f *File) Complete() *os.File {
 
 // Close gives the file up. Fetches under way go on.
 func (f *File) Close() error {
-	f.o.release()
+	f.h.release()
 	return nil
 }
 
@@ -60,24 +58,24 @@ func (f *File) Close() error {
 // ErrTimeout; ctx ends the waiting, not the fetch.
 func (f *File) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	if off < 0 {
-		return 0, fmt.Errorf("object %s: negative offset %d", f.o.key.Digest, off)
+		return 0, fmt.Errorf("object %s: negative offset %d", f.h.key.Digest, off)
 	}
-	if off >= f.o.key.Size {
+	if off >= f.h.key.Size {
 		return 0, io.EOF
 	}
-	n := int(min(int64(len(p)), f.o.key.Size-off))
+	n := int(min(int64(len(p)), f.h.key.Size-off))
 	if n == 0 {
 		return 0, nil
 	}
 	if err := f.load(ctx, off, int64(n)); err != nil {
 		return 0, err
 	}
-	got, err := f.o.read(p[:n], off)
+	got, err := f.h.read(p[:n], off)
 	if got < n {
 		if err == nil || err == io.EOF {
 			err = io.ErrUnexpectedEOF
 		}
-		return 0, fmt.Errorf("object %s: %w", f.o.key.Digest, err)
+		return 0, fmt.Errorf("object %s: %w", f.h.key.Digest, err)
 	}
 	if n < len(p) {
 		return n, io.EOF
@@ -87,25 +85,25 @@ func (f *File) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 
 // load makes the bytes [off, off+n) readable and starts the read-ahead.
 func (f *File) load(ctx context.Context, off, n int64) error {
-	whole, err := f.o.file()
-	if err != nil || whole != nil && f.o.unread.Load() == 0 {
+	whole, err := f.h.file()
+	if err != nil || whole != nil && f.h.unread.Load() == 0 {
 		return err
 	}
-	from, to := f.l.chunksOf(f.x, off, off+n)
-	f.o.used(from, to)
+	from, to := f.h.chunksOf(off, off+n)
+	f.h.used(from, to)
 	if whole != nil {
 		return nil
 	}
-	all, fresh, err := f.o.want(f.l, f.x, from, to, ask{level: levelRead, read: true})
+	all, fresh, err := f.h.want(from, to, ask{level: levelRead, read: true})
 	if err == nil {
 		fresh = append(fresh, f.ahead(off, n, to)...)
 	}
-	f.l.pool.submit(all, fresh, levelRead)
+	f.h.pool.submit(all, fresh, levelRead)
 	if err != nil {
 		return err
 	}
 	for _, d := range all {
-		if err := f.l.await(ctx, f.o, f.x, d); err != nil {
+		if err := f.h.await(ctx, d); err != nil {
 			return err
 		}
 	}
@@ -115,19 +113,19 @@ func (f *File) load(ctx context.Context, off, n int64) error {
 // ahead returns demands for what a sequential reader will want next, in
 // chunks from after on.
 func (f *File) ahead(off, n int64, after int) []*demand {
-	limit := f.l.pool.opt.Window
+	limit := f.h.pool.opt.Window
 	if limit <= 0 {
 		return nil
 	}
 	f.mu.Lock()
-	begin, end := f.win.advance(off, n, f.o.key.Size, limit)
+	begin, end := f.win.advance(off, n, f.h.key.Size, limit)
 	f.mu.Unlock()
 	if begin == end {
 		return nil
 	}
-	from, to := f.l.chunksOf(f.x, begin, end)
+	from, to := f.h.chunksOf(begin, end)
 	// A chunk that cannot be had fails the read that needs it, not this one.
-	_, fresh, _ := f.o.want(f.l, f.x, max(from, after), to, ask{level: levelAhead})
+	_, fresh, _ := f.h.want(max(from, after), to, ask{level: levelAhead})
 	return fresh
 }
 

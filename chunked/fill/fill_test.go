@@ -251,12 +251,12 @@ func TestSharedFlightFails(t *testing.T) {
 	errs := make(chan error, 1)
 	go func() { _, err := readFile(t.Context(), fa); errs <- err }()
 	<-arrived
-	all, fresh, err := fb.o.want(lb, fb.x, 0, 1, ask{level: levelRead, read: true})
+	all, fresh, err := fb.h.want(0, 1, ask{level: levelRead, read: true})
 	if len(all) != 1 || len(fresh) != 0 || err != nil {
 		t.Fatalf("the chunk is not under way: %d, %d, %v", len(all), len(fresh), err)
 	}
 	close(failing)
-	if err := lb.await(t.Context(), fb.o, fb.x, all[0]); err != nil {
+	if err := fb.h.await(t.Context(), all[0]); err != nil {
 		t.Errorf("second layer: %v", err)
 	}
 	if err := <-errs; !errors.Is(err, errBroken) {
@@ -307,13 +307,13 @@ func TestFetchWithoutReaders(t *testing.T) {
 	<-g.arrived
 	leave()
 	<-first
-	all, fresh, err := f.o.want(l, f.x, 0, l.index.NumChunks(f.x), ask{level: levelRead})
+	all, fresh, err := f.h.want(0, l.index.NumChunks(f.h.x), ask{level: levelRead})
 	if err != nil || len(fresh) != 0 || len(all) == 0 {
 		t.Fatalf("%d under way, %d new, error %v", len(all), len(fresh), err)
 	}
 	close(g.open)
 	for _, d := range all {
-		if err := l.await(t.Context(), f.o, f.x, d); err != nil {
+		if err := f.h.await(t.Context(), d); err != nil {
 			t.Error(err)
 		}
 	}

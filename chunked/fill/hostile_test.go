@@ -24,7 +24,7 @@ func TestHostileTOC(t *testing.T) {
 			p := newPool(t, st, &Options{Window: -1})
 			lg, lb := addBlob(t, p, good, &source{blob: good.bytes}), addBlob(t, p, bad, &source{blob: bad.bytes})
 			fg, fb := openName(t, lg, "usr/bin/sudo"), openName(t, lb, "usr/bin/sudo")
-			if fg.o == fb.o {
+			if fg.h.object == fb.h.object {
 				t.Fatal("two chunk lists share a partial object")
 			}
 			readBad := func() {
@@ -32,7 +32,7 @@ func TestHostileTOC(t *testing.T) {
 				if err == nil && !bytes.Equal(got, evil) {
 					t.Error("the hostile layer shows bytes that its own TOC does not name")
 				}
-				if err := fb.o.await(t.Context()); !errors.Is(err, ErrDigestMismatch) {
+				if err := fb.h.complete(t.Context()); !errors.Is(err, ErrDigestMismatch) {
 					t.Errorf("completion of the hostile object: %v", err)
 				}
 			}

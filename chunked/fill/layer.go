@@ -43,7 +43,9 @@ func (p *Pool) AddLayer(ctx context.Context, spec LayerSpec, src Source) (uint64
 	if spec.TOC == nil {
 		return 0, fmt.Errorf("add layer %s: %w: no table of contents", spec.Blob.Digest, manifest.ErrUnsupported)
 	}
-	n, err := p.flying.toc.do(ctx, spec.TOC.Digest, p.life.spawn, func() (uint64, error) {
+	mine := false
+	add := func() (uint64, error) {
+		mine = true
 		row, err := p.st.LayerByTOC(spec.TOC.Digest)
 		if err == nil {
 			return row.Number, nil
@@ -52,7 +54,11 @@ func (p *Pool) AddLayer(ctx context.Context, spec LayerSpec, src Source) (uint64
 			return 0, err
 		}
 		return p.fetchLayer(spec, src)
-	})
+	}
+	n, err := p.flying.toc.do(ctx, spec.TOC.Digest, p.life.spawn, add)
+	for err != nil && ctx.Err() == nil && !mine { // another's source failed, ours may not
+		n, err = p.flying.toc.do(ctx, spec.TOC.Digest, p.life.spawn, add)
+	}
 	if err != nil {
 		return 0, fmt.Errorf("add layer %s: %w", spec.Blob.Digest, err)
 	}

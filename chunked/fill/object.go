@@ -60,10 +60,18 @@ type body interface {
 // and two syncs.
 const memoryLimit = 1 << 20
 
-// acquire returns the state of object x of layer l and holds it. lazy says
+// handle is a hold on an object as one layer knows it.
+type handle struct {
+	*object
+	l *Layer
+	x int // the object's number in l's index
+}
+
+// acquire returns the state of object x and holds it until release. lazy says
 // that perhaps not all of it will be wanted: what is filled then must survive
 // the last reader, so only an object of one chunk is filled in memory.
-func (p *Pool) acquire(l *Layer, x int, lazy bool) (*object, error) {
+func (l *Layer) acquire(x int, lazy bool) (handle, error) {
+	p := l.pool
 	k := l.index.Object(x)
 	key := store.PartialKey{Digest: k.Digest, List: k.List, Size: k.Size}
 	p.mu.Lock()
@@ -74,16 +82,18 @@ func (p *Pool) acquire(l *Layer, x int, lazy bool) (*object, error) {
 	}
 	o.refs.Add(1)
 	p.mu.Unlock()
-	o.open.Do(func() { o.err = o.init(l, x, lazy) })
+	h := handle{o, l, x}
+	o.open.Do(func() { o.err = h.init(lazy) })
 	if o.err != nil {
 		p.forget(o)
 		o.release()
-		return nil, o.err
+		return handle{}, o.err
 	}
-	return o, nil
+	return h, nil
 }
 
-func (o *object) init(l *Layer, x int, lazy bool) error {
+func (h handle) init(lazy bool) error {
+	o, l, x := h.object, h.l, h.x
 	f, err := o.pool.st.OpenObject(o.key.Digest, o.key.Size)
 	if err == nil {
 		o.whole.Store(f)
@@ -176,10 +186,11 @@ type ask struct {
 }
 
 // want returns the demands under which chunks [from, to) of the object are
-// fetched: those under way already, and new ones through layer l, whose
-// object x it is. Chunks that are here need none. The new ones are in fresh
-// too, and the caller must submit them, whatever the error is.
-func (o *object) want(l *Layer, x, from, to int, a ask) (all, fresh []*demand, err error) {
+// fetched: those under way already, and new ones through the handle's layer.
+// Chunks that are here need none. The new ones are in fresh too, and the
+// caller must submit them, whatever the error is.
+func (h handle) want(from, to int, a ask) (all, fresh []*demand, err error) {
+	o := h.object
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for i := from; i < to && err == nil; i++ {
@@ -188,7 +199,7 @@ func (o *object) want(l *Layer, x, from, to int, a ask) (all, fresh []*demand, e
 		}
 		d := o.state.flights[i]
 		if d == nil {
-			if d, err = o.demand(l, x, i, a.level); d == nil {
+			if d, err = h.demand(i, a.level); d == nil {
 				continue
 			}
 			fresh = append(fresh, d)
@@ -217,8 +228,9 @@ func (p *Pool) submit(all, fresh []*demand, lv level) {
 
 // demand makes the demand for chunk i, or none for zeros, which are here at
 // once. o.mu is held.
-func (o *object) demand(l *Layer, x, i int, lv level) (*demand, error) {
-	c := l.index.Chunk(x, i)
+func (h handle) demand(i int, lv level) (*demand, error) {
+	o, l := h.object, h.l
+	c := l.index.Chunk(h.x, i)
 	if c.Zeros {
 		return nil, o.body.WriteZeros(i)
 	}
@@ -286,8 +298,8 @@ func (o *object) used(from, to int) {
 	o.unread.Store(int64(len(o.state.spare)))
 }
 
-// chunksOf returns the chunks [from, to) that hold bytes [off, end) of object
-// x, which has them. end > off.
-func (l *Layer) chunksOf(x int, off, end int64) (from, to int) {
-	return l.index.ChunkAt(x, off), l.index.ChunkAt(x, end-1) + 1
+// chunksOf returns the chunks [from, to) that hold bytes [off, end) of the
+// object, which has them. end > off.
+func (h handle) chunksOf(off, end int64) (from, to int) {
+	return h.l.index.ChunkAt(h.x, off), h.l.index.ChunkAt(h.x, end-1) + 1
 }

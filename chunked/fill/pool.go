@@ -76,7 +76,6 @@ type Pool struct {
 	write committer
 	count counters
 	tocs  chan struct{} // slots for AddLayer's requests
-	last  atomic.Int64  // when any source gave a byte, in Unix nanoseconds
 	bufs  buffers
 
 	mu      sync.Mutex
@@ -157,6 +156,8 @@ type Stats struct {
 
 type counters struct {
 	bytes, needed, requests, ranges, chunks, mismatches, objects atomic.Int64
+
+	last atomic.Int64 // when any source gave a byte, in Unix nanoseconds
 }
 
 // Stats returns the counters as they are now.

@@ -3,11 +3,13 @@ package fill
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 
@@ -120,14 +122,10 @@ type source struct {
 
 	mu    sync.Mutex
 	calls [][]chunked.Range
-	read  []byte // how often each byte was read
 }
 
 func (s *source) ReadRanges(ctx context.Context, ranges []chunked.Range, fn func(chunked.Range, io.Reader) error) error {
 	s.mu.Lock()
-	if s.read == nil {
-		s.read = make([]byte, len(s.blob))
-	}
 	call := len(s.calls)
 	s.calls = append(s.calls, append([]chunked.Range(nil), ranges...))
 	end := int64(0)
@@ -137,9 +135,6 @@ func (s *source) ReadRanges(ctx context.Context, ranges []chunked.Range, fn func
 			return fmt.Errorf("bad ranges %v", ranges)
 		}
 		end = r.End()
-		for at := r.Off; at < end; at++ {
-			s.read[at]++
-		}
 	}
 	s.mu.Unlock()
 	if s.before != nil {
@@ -173,12 +168,12 @@ func (s *source) asked(from int) (calls int, ranges []chunked.Range) {
 }
 
 // twice returns the first byte that was asked for more than once, -1 if none was.
-func (s *source) twice() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for at, n := range s.read {
-		if n > 1 {
-			return at
+func (s *source) twice() int64 {
+	_, ranges := s.asked(0)
+	slices.SortFunc(ranges, func(a, b chunked.Range) int { return cmp.Compare(a.Off, b.Off) })
+	for i := 1; i < len(ranges); i++ {
+		if ranges[i].Off < ranges[i-1].End() {
+			return ranges[i].Off
 		}
 	}
 	return -1
@@ -251,7 +246,7 @@ func checkFiles(t testing.TB, l *Layer, b *blob) {
 // waitComplete waits until f's object is complete, without fetching.
 func waitComplete(t testing.TB, f *File) {
 	t.Helper()
-	if err := f.o.await(t.Context()); err != nil {
+	if err := f.h.complete(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 }
