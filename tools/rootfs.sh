@@ -9,6 +9,7 @@
 # Prints the directory. Packages come from wherever apt gets them on this machine. Needs root and debootstrap.
 # A tree is kept for as long as this script does not change; .cache/ may be removed at any time.
 set -euo pipefail
+shopt -s inherit_errexit
 here=$(cd "$(dirname "$0")" && pwd)
 cache=$(cd "$here/.." && pwd)/.cache/rootfs
 key=$(sha256sum "$here/rootfs.sh" | cut -c1-12)
@@ -35,7 +36,7 @@ bootstrap() {
 	local from
 	from=$(mirror)
 	[ -n "$from" ] || { echo "rootfs: apt names no repository for $VERSION_CODENAME main" >&2 && return 1; }
-	debootstrap --variant=minbase "$VERSION_CODENAME" "$1" "$from" >&2
+	debootstrap --variant=minbase "$VERSION_CODENAME" "$1" "$from"
 	rm -rf "$1"/var/cache/apt/* "$1"/var/lib/apt/lists/* "$1"/var/log/bootstrap.log "$1"/debootstrap
 }
 
@@ -54,33 +55,47 @@ add() {
 		export DEBIAN_FRONTEND=noninteractive
 		chroot "$tree" apt-get update -qq
 		chroot "$tree" apt-get install -y -qq --no-install-recommends -o Dpkg::Options::=--force-unsafe-io "$@"
-	' - "$tree" "$@" </dev/null >&2
+	' - "$tree" "$@"
 	rm -rf "$conf" "$tree"/var/cache/apt/* "$tree"/var/lib/apt/lists/* "$tree"/var/log/apt "$tree"/var/log/dpkg.log
+}
+
+# quietly LOG COMMAND... shows what the command said only if it fails. In the background, because bash forgets set -e in
+# what is tested by ||.
+quietly() {
+	local log=$1
+	shift
+	"$@" >"$log" 2>&1 </dev/null &
+	wait $! || {
+		cat "$log" >&2
+		return 1
+	}
 }
 
 make_tree() {
 	local name=$1 packages tree=$cache/$1-$key
 	packages=$(packages_of "$name")
 	if [ ! -d "$tree" ]; then
-		local partial=$tree.partial
+		local partial=$tree.partial log=$cache/$name.log
 		rm -rf "$partial"
-		mkdir -p "$cache"
 		if [ "$name" = debian ]; then
-			bootstrap "$partial"
+			quietly "$log" bootstrap "$partial"
 		else
-			cp -a "$(make_tree debian)" "$partial"
+			local base
+			base=$(make_tree debian)
+			cp -a "$base" "$partial"
 			# shellcheck disable=SC2086
-			add "$partial" $packages
+			quietly "$log" add "$partial" $packages
 		fi
+		echo "rootfs: made $name" >&2
 		mv "$partial" "$tree"
 	fi
 	echo "$tree"
 }
 
 [ "$(id -u)" = 0 ] || { echo "rootfs: needs root" >&2 && exit 1; }
+mkdir -p "$cache"
 for name; do
 	(
-		mkdir -p "$cache"
 		flock 9
 		make_tree "$name"
 	) 9>"$cache/.lock"

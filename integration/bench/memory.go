@@ -7,7 +7,9 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/tocsin/tocsin/integration/harness"
 	"github.com/tocsin/tocsin/integration/mkimage"
@@ -38,7 +40,7 @@ func memoryOnce(ctx context.Context, files int) (anon, mapped int, err error) {
 	ref := m.Registry + "/many:files"
 	steps := []func() error{
 		func() error {
-			_, err := mkimage.Write(ctx, layout, "many", []mkimage.Layer{mkimage.Many(files)}, nil)
+			_, err := mkimage.Write(ctx, layout, "many", mkimage.Many(files), nil)
 			return err
 		},
 		func() error {
@@ -51,11 +53,7 @@ func memoryOnce(ctx context.Context, files int) (anon, mapped int, err error) {
 		},
 		m.StopServe,
 		m.StartServe,
-		func() error { return os.Mkdir(point, 0o700) },
-		func() error {
-			_, err := m.Ctr(ctx, "images", "mount", "--snapshotter", "tocsin", ref, point)
-			return err
-		},
+		func() error { return mountTop(ctx, m, point) },
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {
@@ -69,8 +67,38 @@ func memoryOnce(ctx context.Context, files int) (anon, mapped int, err error) {
 	if err == nil {
 		anon, mapped, err = resident(m.ServePID())
 	}
-	_, unmounted := m.Ctr(ctx, "images", "unmount", "--rm", "--snapshotter", "tocsin", point)
+	_, unmounted := m.Exec(ctx, "umount", point)
 	return anon, mapped, errors.Join(err, unmounted)
+}
+
+// mountTop mounts a view of the one image that tocsin serves. ctr cannot do that by the image's name: it counts layers by
+// media type, and the sentinel's is none.
+func mountTop(ctx context.Context, m *harness.Machine, point string) error {
+	list, err := m.Ctr(ctx, "snapshots", "--snapshotter", "tocsin", "list")
+	if err != nil {
+		return err
+	}
+	parents, names := map[string]bool{}, []string{}
+	for line := range strings.Lines(list) {
+		fields := strings.Fields(line) // KEY [PARENT] Committed
+		if fields[len(fields)-1] == "Committed" {
+			names = append(names, fields[0])
+			parents[fields[len(fields)-2]] = len(fields) == 3
+		}
+	}
+	top := slices.IndexFunc(names, func(name string) bool { return !parents[name] })
+	if top < 0 {
+		return fmt.Errorf("no top of a chain among these snapshots:\n%s", list)
+	}
+	if err := os.Mkdir(point, 0o700); err != nil {
+		return err
+	}
+	command, err := m.Ctr(ctx, "snapshots", "--snapshotter", "tocsin", "view", "--target", point, "bench-view", names[top])
+	if err != nil {
+		return err
+	}
+	_, err = m.Exec(ctx, "sh", "-c", command)
+	return err
 }
 
 var rss = regexp.MustCompile(`Rss(Anon|File):\s*(\d+) kB`)

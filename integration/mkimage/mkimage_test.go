@@ -164,3 +164,14 @@ func TestUnknownCompression(t *testing.T) {
 		t.Error("lz4 was accepted")
 	}
 }
+
+func TestMany(t *testing.T) {
+	layers := Many(manyPerLayer + 101)
+	if len(layers) != 2 {
+		t.Fatalf("%d layers", len(layers))
+	}
+	got := names(t, layers[1])
+	if want := 1 + 2 + 101; len(got) != want || !slices.Contains(got, "many/0501/file-050100") {
+		t.Errorf("%d names in the second layer, want %d; the last is %q", len(got), want, got[len(got)-1])
+	}
+}
