@@ -177,8 +177,15 @@ func (p *tocParser) parseField(dec *json.Decoder, key string) error {
 }
 
 func (p *tocParser) parseEntries(dec *json.Decoder) error {
-	if err := expectDelim(dec, '['); err != nil {
+	tok, err := dec.Token()
+	if err != nil {
 		return err
+	}
+	if tok == nil {
+		return nil // null: how containers/storage spells the entries of an empty tar
+	}
+	if tok != json.Delim('[') {
+		return malformed("%v instead of entries", tok)
 	}
 	var e jsonEntry
 	for dec.More() {
