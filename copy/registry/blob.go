@@ -161,7 +161,7 @@ func (b *blobReader) open() error {
 			return nil
 		}
 		resp.Body.Close()
-		if !passingError(err) && !errors.Is(err, ErrBadAnswer) {
+		if !passingError(err) && !errors.Is(err, errShape) {
 			return err
 		}
 		if err := b.budget.again(b.ctx, err, 0); err != nil {
@@ -178,7 +178,7 @@ func (b *blobReader) take(resp *response) error {
 			return err
 		}
 		if at.Off != b.at || at.End() != b.d.Size {
-			return fmt.Errorf("%w: bytes %d to %d, asked from %d", ErrBadAnswer, at.Off, at.End(), b.at)
+			return fmt.Errorf("%w: bytes %d to %d, asked from %d", errShape, at.Off, at.End(), b.at)
 		}
 		b.body = resp.Body
 		return nil

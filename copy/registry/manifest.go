@@ -36,7 +36,7 @@ func (r *Repo) Manifest(ctx context.Context, ref string) (raw []byte, mediaType 
 	}
 	c := &call{method: http.MethodGet, path: "manifests/" + ref, header: http.Header{"Accept": {acceptManifests}}, need: resolveNeed(d),
 		scopes: sortedScopes(pullScope(r.name))}
-	raw, header, err := r.small(ctx, c, manifest.MaxManifestSize)
+	raw, resp, err := r.small(ctx, c, manifest.MaxManifestSize)
 	if err != nil {
 		return nil, "", err
 	}
@@ -45,7 +45,7 @@ func (r *Repo) Manifest(ctx context.Context, ref string) (raw []byte, mediaType 
 			return nil, "", fmt.Errorf("manifest %s@%s: %w", r, d, err)
 		}
 	}
-	return raw, mediaTypeOf(header), nil
+	return raw, mediaTypeOf(resp.Header), nil
 }
 
 // ManifestDigest returns digest, media type and size of a manifest without its bytes, where the registry can say so;
@@ -145,7 +145,7 @@ func mediaTypeOf(h http.Header) string {
 }
 
 // small reads a whole body of at most limit bytes, again if it breaks off.
-func (r *Repo) small(ctx context.Context, c *call, limit int64) ([]byte, http.Header, error) {
+func (r *Repo) small(ctx context.Context, c *call, limit int64) ([]byte, *response, error) {
 	b := budget{client: r.c}
 	for {
 		resp, err := r.do(ctx, c)
@@ -154,7 +154,7 @@ func (r *Repo) small(ctx context.Context, c *call, limit int64) ([]byte, http.He
 		}
 		body, err := readBounded(resp.Response, limit)
 		if err == nil {
-			return body, resp.Header, nil
+			return body, resp, nil
 		}
 		err = fmt.Errorf("%s %s/%s: %w", c.method, r, c.path, err)
 		if !passingError(err) || ctx.Err() != nil {

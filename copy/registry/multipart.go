@@ -12,6 +12,10 @@ import (
 	"github.com/tocsin/tocsin/manifest"
 )
 
+// errShape: an answer to a range is not shaped as such; also ErrBadAnswer. Unlike the rest of those it is worth another
+// try, because caches in front of registries answer so in passing.
+var errShape = fmt.Errorf("%w to a range", ErrBadAnswer)
+
 // segment is a stretch of a blob as a server sends it: claimed to start at off, length bytes long.
 type segment struct {
 	manifest.Range
@@ -27,7 +31,7 @@ type segments interface {
 // does not fit is ErrBadAnswer.
 func parseContentRange(s string, size int64) (manifest.Range, error) {
 	bad := func(why string) (manifest.Range, error) {
-		return manifest.Range{}, fmt.Errorf("%w: Content-Range %.100q: %s", ErrBadAnswer, s, why)
+		return manifest.Range{}, fmt.Errorf("%w: Content-Range %.100q: %s", errShape, s, why)
 	}
 	unit, rest, ok := strings.Cut(strings.TrimSpace(s), " ")
 	if !ok || !strings.EqualFold(unit, "bytes") {
@@ -59,7 +63,7 @@ func parseOffset(s string) (int64, error) {
 func segmentsOf(resp *http.Response, size int64) (segments, error) {
 	if resp.StatusCode == http.StatusOK {
 		if resp.ContentLength >= 0 && resp.ContentLength != size {
-			return nil, fmt.Errorf("%w: %d bytes, the blob has %d", ErrBadAnswer, resp.ContentLength, size)
+			return nil, fmt.Errorf("%w: %d bytes, the blob has %d", errShape, resp.ContentLength, size)
 		}
 		return &oneSegment{&segment{manifest.Range{Off: 0, Len: size}, &exactReader{resp.Body, size}}}, nil
 	}
@@ -72,7 +76,7 @@ func segmentsOf(resp *http.Response, size int64) (segments, error) {
 		return nil, err
 	}
 	if resp.ContentLength >= 0 && resp.ContentLength != at.Len {
-		return nil, fmt.Errorf("%w: %d bytes for a Content-Range of %d", ErrBadAnswer, resp.ContentLength, at.Len)
+		return nil, fmt.Errorf("%w: %d bytes for a Content-Range of %d", errShape, resp.ContentLength, at.Len)
 	}
 	return &oneSegment{&segment{at, &exactReader{resp.Body, at.Len}}}, nil
 }
@@ -139,7 +143,7 @@ func (m *multipartSegments) delimiter() (end bool, err error) {
 	line := ""
 	for i := 0; line == ""; i++ {
 		if i > 4 {
-			return false, fmt.Errorf("%w: no boundary between parts", ErrBadAnswer)
+			return false, fmt.Errorf("%w: no boundary between parts", errShape)
 		}
 		if line, err = m.line(); err != nil {
 			return false, err
@@ -156,7 +160,7 @@ func (m *multipartSegments) delimiter() (end bool, err error) {
 	case ok && rest == m.boundary+"--":
 		return true, nil
 	}
-	return false, fmt.Errorf("%w: %.100q between parts", ErrBadAnswer, line)
+	return false, fmt.Errorf("%w: %.100q between parts", errShape, line)
 }
 
 func (m *multipartSegments) header() (at manifest.Range, err error) {
@@ -168,7 +172,7 @@ func (m *multipartSegments) header() (at manifest.Range, err error) {
 		}
 		if line == "" {
 			if !found {
-				return at, fmt.Errorf("%w: a part without Content-Range", ErrBadAnswer)
+				return at, fmt.Errorf("%w: a part without Content-Range", errShape)
 			}
 			return at, nil
 		}
@@ -177,14 +181,14 @@ func (m *multipartSegments) header() (at manifest.Range, err error) {
 			continue
 		}
 		if found {
-			return at, fmt.Errorf("%w: a part with two Content-Ranges", ErrBadAnswer)
+			return at, fmt.Errorf("%w: a part with two Content-Ranges", errShape)
 		}
 		if at, err = parseContentRange(value, m.size); err != nil {
 			return at, err
 		}
 		found = true
 	}
-	return at, fmt.Errorf("%w: a part with too many header lines", ErrBadAnswer)
+	return at, fmt.Errorf("%w: a part with too many header lines", errShape)
 }
 
 // line reads one line without its end and trailing space, bounded by the buffer.
@@ -195,12 +199,12 @@ func (m *multipartSegments) line() (string, error) {
 		return "", io.ErrUnexpectedEOF
 	case err == io.EOF: // the last delimiter needs no end of line
 	case err == bufio.ErrBufferFull:
-		return "", fmt.Errorf("%w: a line of a part is too long", ErrBadAnswer)
+		return "", fmt.Errorf("%w: a line of a part is too long", errShape)
 	case err != nil:
 		return "", err
 	}
 	if len(b) > maxPartLine {
-		return "", fmt.Errorf("%w: a line of a part is too long", ErrBadAnswer)
+		return "", fmt.Errorf("%w: a line of a part is too long", errShape)
 	}
 	return strings.TrimRight(string(b), " \t\r\n"), nil
 }

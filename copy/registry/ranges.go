@@ -184,7 +184,7 @@ var errPlanAgain = errors.New("plan again")
 // resume drops all requests, so that what is left is planned again, and waits if err may pass. It returns the error
 // to end with otherwise. A server that cannot answer for several ranges is asked for one at a time from then on.
 func (s *stream) resume(err error) error {
-	if errors.Is(err, ErrBadAnswer) && len(s.queue) > 0 && s.queue[0].several() && s.queue[0].resp != nil {
+	if errors.Is(err, errShape) && len(s.queue) > 0 && s.queue[0].several() && s.queue[0].resp != nil {
 		s.queue[0].ep().ranges.learn(true, false, s.g.repo.c.now())
 		err = errPlanAgain
 	}
@@ -197,7 +197,7 @@ func (s *stream) resume(err error) error {
 	}
 	s.budget.progress(s.got)
 	s.got = 0
-	if !passing(err) && !errors.Is(err, ErrBadAnswer) || errors.Is(err, ErrRetriesExhausted) {
+	if !passing(err) && !errors.Is(err, errShape) || errors.Is(err, ErrRetriesExhausted) {
 		return err
 	}
 	return s.budget.again(s.ctx, err, askedPause(err))
@@ -252,7 +252,7 @@ func (s *stream) seek(off int64) error {
 
 // misplaced: the answer has parts in another order, or not all of them.
 func (s *stream) misplaced(off int64) error {
-	return fmt.Errorf("%w: offset %d asked for and not sent", ErrBadAnswer, off)
+	return fmt.Errorf("%w: offset %d asked for and not sent", errShape, off)
 }
 
 // open waits for the first request of the queue, made anew if there is none, and starts those that come after it.

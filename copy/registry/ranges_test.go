@@ -129,9 +129,7 @@ func TestReadOneRangeUnderMisbehaviour(t *testing.T) {
 			if !errors.Is(err, c.want) {
 				t.Errorf("err %v, want %v", err, c.want)
 			}
-			if c.name != "encoded" {
-				b.wantLog(t, c.log...)
-			}
+			b.wantLog(t, c.log...)
 		})
 	}
 }

@@ -1,0 +1,115 @@
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/tocsin/tocsin/manifest"
+)
+
+// maxPages bounds how long a registry can keep a listing going.
+const maxPages = 1000
+
+// Tags returns all tags of the repository, in the registry's order.
+func (r *Repo) Tags(ctx context.Context) ([]string, error) {
+	var tags []string
+	err := r.pages(ctx, "tags/list", docker.HostCapabilityPull|docker.HostCapabilityResolve, func(raw []byte) error {
+		var page struct {
+			Tags []string `json:"tags"`
+		}
+		if err := json.Unmarshal(raw, &page); err != nil {
+			return fmt.Errorf("tags of %s: %w: %w", r, ErrBadAnswer, err)
+		}
+		for _, t := range page.Tags {
+			if !tagForm.MatchString(t) {
+				return fmt.Errorf("tags of %s: %w: tag %.200q", r, ErrBadAnswer, t)
+			}
+		}
+		tags = append(tags, page.Tags...)
+		return nil
+	})
+	return tags, err
+}
+
+// Referrers returns the descriptors of the manifests whose subject is d, all types of them. A registry without the
+// referrers API is asked for the tag that stands in for it (algorithm-hex), as the distribution specification says; nothing there is an empty
+// list. The descriptors are claims: fetch by digest.
+func (r *Repo) Referrers(ctx context.Context, d digest.Digest) ([]v1.Descriptor, error) {
+	if err := manifest.ValidDigest(d); err != nil {
+		return nil, err
+	}
+	var list []v1.Descriptor
+	add := func(raw []byte) error {
+		l, err := manifest.ParseList(raw, v1.MediaTypeImageIndex)
+		if err != nil {
+			return fmt.Errorf("referrers of %s@%s: %w", r, d, err)
+		}
+		list = append(list, l.Instances...)
+		return nil
+	}
+	err := r.pages(ctx, "referrers/"+d.String(), docker.HostCapabilityReferrers, add)
+	if !errors.Is(err, ErrNotFound) {
+		return list, err
+	}
+	raw, _, err := r.Manifest(ctx, strings.Replace(d.String(), ":", "-", 1))
+	if errors.Is(err, ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	err = add(raw)
+	return list, err
+}
+
+// pages reads a listing and the pages that its Link headers lead to.
+func (r *Repo) pages(ctx context.Context, path string, need docker.HostCapabilities, page func(raw []byte) error) error {
+	c := &call{method: http.MethodGet, path: path, need: need, header: http.Header{"Accept": {"application/json, */*;q=0.5"}},
+		scopes: sortedScopes(pullScope(r.name))}
+	seen := map[string]bool{}
+	for range maxPages {
+		raw, resp, err := r.small(ctx, c, manifest.MaxManifestSize)
+		if err != nil {
+			return err
+		}
+		if err := page(raw); err != nil {
+			return err
+		}
+		next, err := nextPage(resp)
+		if err != nil || next == nil {
+			return err
+		}
+		if seen[next.String()] {
+			return fmt.Errorf("GET %s/%s: %w: pages that lead in a circle", r, path, ErrBadAnswer)
+		}
+		seen[next.String()] = true
+		following := *c
+		following.at, following.to = resp.ep, next
+		c = &following
+	}
+	return fmt.Errorf("GET %s/%s: %w: more than %d pages", r, path, ErrBadAnswer, maxPages)
+}
+
+// nextPage reads `Link: <…>; rel="next"`; nil: there is none.
+func nextPage(resp *response) (*url.URL, error) {
+	for _, link := range resp.Header.Values("Link") {
+		target, params, ok := strings.Cut(link, ">")
+		target, start := strings.CutPrefix(strings.TrimSpace(target), "<")
+		if ok && start && strings.Contains(strings.ReplaceAll(params, `"`, ""), "rel=next") {
+			u, err := follow(resp.url, target)
+			if err != nil {
+				return nil, fmt.Errorf("GET %s%s: next page: %w", resp.url.Host, resp.url.Path, err)
+			}
+			return u, nil
+		}
+	}
+	return nil, nil
+}
