@@ -9,7 +9,13 @@ const (
 	largeBuffer = DefaultMaxRange
 )
 
-type buffers struct{ small, large sync.Pool }
+type buffers struct {
+	small, large sync.Pool
+
+	// huge lets one chunk longer than largeBuffer be decoded at a time: a
+	// hostile TOC can name 256 MiB that take a few bytes in the blob.
+	huge sync.Mutex
+}
 
 // buffer returns n bytes whose content is anything.
 func (p *Pool) buffer(n int64) []byte {

@@ -120,7 +120,7 @@ type part struct {
 
 // add gathers the chunks of object x.
 func (e *ensuring) add(ctx context.Context, x int) error {
-	h, err := e.l.acquire(x, false)
+	h, err := e.l.acquireAbsent(x)
 	if err != nil {
 		return err
 	}
@@ -145,6 +145,19 @@ func (e *ensuring) add(ctx context.Context, x int) error {
 			return err
 		}
 	}
+}
+
+// acquireAbsent holds an object that the store does not have. One that was
+// complete once and is still open somewhere was removed since, by gc say: it
+// begins anew.
+func (l *Layer) acquireAbsent(x int) (handle, error) {
+	h, err := l.acquire(x, false)
+	if err != nil || !h.isStored() || l.pool.st.HasObject(h.key.Digest, h.key.Size) {
+		return h, err
+	}
+	l.pool.forget(h.object)
+	h.release()
+	return l.acquire(x, false)
 }
 
 // next begins another group once there is room for it.

@@ -242,6 +242,32 @@ func TestObjectRemoved(t *testing.T) {
 	checkFiles(t, l, b)
 }
 
+// Also when somebody still has it open, who goes on reading what he opened.
+func TestObjectRemovedWhileOpen(t *testing.T) {
+	b := makeBlob(t, mixedFiles()...)
+	st := openStore(t, t.TempDir())
+	p := newPool(t, st, nil)
+	l := addBlob(t, p, b, &source{blob: b.bytes})
+	if err := l.Ensure(t.Context(), nil, Foreground); err != nil {
+		t.Fatal(err)
+	}
+	f := openName(t, l, "bin/tool")
+	if err := os.RemoveAll(filepath.Join(st.Root(), "objects")); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Ensure(t.Context(), nil, Foreground); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range b.files {
+		if !st.HasObject(sha256Of(want), int64(len(want))) {
+			t.Errorf("%s is not there", name)
+		}
+	}
+	if got, err := readFile(t.Context(), f); err != nil || !bytes.Equal(got, b.files["bin/tool"]) {
+		t.Errorf("open file: wrong, error %v", err)
+	}
+}
+
 func firstChunk(t *testing.T, b *blob) chunked.Range {
 	t.Helper()
 	raw := b.bytes[b.written.TOC.TOC.Off:b.written.TOC.TOC.End()]

@@ -214,6 +214,10 @@ func (f *fetch) answer(d *demand, frames []byte) {
 	if d.settled() {
 		return
 	}
+	if d.chunk.Size > largeBuffer {
+		f.pool.bufs.huge.Lock()
+		defer f.pool.bufs.huge.Unlock()
+	}
 	dst := f.pool.buffer(d.chunk.Size)
 	defer f.pool.reuse(dst)
 	if err := chunked.DecodeChunk(dst, frames, d.chunk); err != nil {

@@ -350,6 +350,37 @@ func TestAnotherProcessCompletes(t *testing.T) {
 	}
 }
 
+// The same when it completes the object without our partial one, so that no
+// mark tells.
+func TestAnotherProcessStores(t *testing.T) {
+	b := makeBlob(t, mixedFiles()...)
+	root := t.TempDir()
+	p := newPool(t, openStore(t, root), &Options{Window: -1})
+	l := addBlob(t, p, b, &source{blob: b.bytes})
+	f := openName(t, l, "bin/tool")
+	if _, err := f.ReadAt(t.Context(), make([]byte, 10), 0); err != nil {
+		t.Fatal(err)
+	}
+	want := b.files["bin/tool"]
+	batch := openStore(t, root).NewBatch()
+	if err := batch.Put(sha256Of(want), int64(len(want)), bytes.NewReader(want)); err != nil {
+		t.Fatal(err)
+	}
+	if err := batch.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	before := p.Stats().Requests
+	if got, err := readFile(t.Context(), f); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("wrong content, error %v", err)
+	}
+	if n := p.Stats().Requests - before; n != 0 || f.Complete() == nil {
+		t.Errorf("%d requests for what is here", n)
+	}
+	if n := partials(t, p.st); n != 0 {
+		t.Errorf("%d files under partial/", n)
+	}
+}
+
 // spec/mounts.md C9: an object of another length is not this object.
 func TestLengthDisagrees(t *testing.T) {
 	st := openStore(t, t.TempDir())

@@ -126,6 +126,27 @@ func (h handle) init(lazy bool) error {
 	return nil
 }
 
+// doneElsewhere notices that somebody else made the object complete: another
+// process, or a layer with another chunk list. o.mu is held.
+func (o *object) doneElsewhere() bool {
+	part, ok := o.body.(*store.Partial)
+	if !ok || o.state.stored || !o.pool.st.HasObject(o.key.Digest, o.key.Size) {
+		return false
+	}
+	o.state.stored = true
+	if err := part.Finish(); err != nil { // only removes the names it was filled under
+		o.pool.opt.Logger.Warn("partial object of a complete one not removed", "object", o.key.Digest, "err", err)
+	}
+	return true
+}
+
+// isStored says whether the object was seen complete.
+func (o *object) isStored() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.state.stored
+}
+
 // forget makes the next acquire begin anew.
 func (p *Pool) forget(o *object) {
 	p.mu.Lock()
@@ -148,6 +169,9 @@ func (o *object) release() {
 	if !last {
 		return
 	}
+	o.mu.Lock()
+	o.doneElsewhere()
+	o.mu.Unlock()
 	if f := o.whole.Swap(nil); f != nil {
 		f.Close()
 	}
@@ -199,6 +223,9 @@ func (h handle) want(from, to int, a ask) (all, fresh []*demand, err error) {
 		}
 		d := o.state.flights[i]
 		if d == nil {
+			if len(fresh) == 0 && o.doneElsewhere() {
+				break
+			}
 			if d, err = h.demand(i, a.level); d == nil {
 				continue
 			}
