@@ -42,18 +42,7 @@ func Compress(dst io.Writer, tar io.Reader, o *WriterOptions) (*Written, error) 
 	if err != nil {
 		return nil, err
 	}
-	s := newSplitter(tar, p.next)
-	err = s.run()
-	if last := s.out; err == nil && len(last.raw) > 0 {
-		p.hand(last)
-	}
-	if werr := p.wait(); werr != nil {
-		return nil, werr // and not errStopped, which it causes
-	}
-	if err != nil {
-		return nil, err
-	}
-	return p.finish()
+	return p.run(tar)
 }
 
 // skippableMagic begins a frame that zstd decoders skip (spec/zstd-chunked.md 1.1).
@@ -141,6 +130,22 @@ func (p *pipeline) start(workers int) {
 		}
 	}()
 	go func() { p.done <- p.commitAll() }()
+}
+
+// run takes a whole tar through the pipeline, once.
+func (p *pipeline) run(tar io.Reader) (*Written, error) {
+	s := newSplitter(tar, p.next)
+	err := s.run()
+	if last := s.out; err == nil && len(last.raw) > 0 {
+		p.hand(last)
+	}
+	if werr := p.wait(); werr != nil {
+		return nil, werr // and not errStopped, which it causes
+	}
+	if err != nil {
+		return nil, err
+	}
+	return p.finish()
 }
 
 // next hands full on, unless it is nil, and returns an empty batch.

@@ -433,6 +433,40 @@ func TestCompressIOErrors(t *testing.T) {
 	}
 }
 
+// What gets too big for a reader must not be written, wherever it shows: in the TOC, in the tar-split, at their ends.
+func TestCompressTooBig(t *testing.T) {
+	var files []tarFile
+	for i := range 5000 {
+		files = append(files, reg(fmt.Sprintf("f%d", i), []byte{1}))
+	}
+	many, few := makeTar(t, files...), makeTar(t, files[:10]...)
+	_, w := compress(t, few, nil)
+	tests := []struct {
+		name string
+		raw  []byte
+		set  func(p *pipeline)
+	}{
+		{"TOC under way", many, func(p *pipeline) { p.com.toc.z.limit = 10_000 }},
+		{"TOC at its end", few, func(p *pipeline) { p.com.toc.z.limit = w.TOC.TOCRawLen - 1 }},
+		{"tar-split under way", many, func(p *pipeline) { p.desc.split.z.limit = 10_000 }},
+		{"compressed tar-split", few, func(p *pipeline) { p.desc.split.z.limit, p.desc.split.z.raw = 200, -1<<30 }},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p, err := newPipeline(io.Discard, &WriterOptions{Workers: 2})
+				if err != nil {
+					t.Fatal(err)
+				}
+				tt.set(p)
+				if w, err := p.run(bytes.NewReader(tt.raw)); w != nil || !errors.Is(err, ErrTooBig) {
+					t.Errorf("got %v", err)
+				}
+			})
+		})
+	}
+}
+
 // blockedWriter stops at the first byte until it is told to go on.
 type blockedWriter struct{ goOn chan struct{} }
 
