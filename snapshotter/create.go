@@ -125,7 +125,7 @@ func (s *Snapshotter) Mounts(ctx context.Context, key string) ([]mount.Mount, er
 // of snapshot id holds it. A view that was collected before the pin is made again.
 func (s *Snapshotter) heldView(ctx context.Context, key, id string, rw row, c chain) (uint64, error) {
 	if !s.lazily() {
-		return 0, fmt.Errorf("lazy parents need a store and a mount: %w", errdefs.ErrUnavailable)
+		return 0, fmt.Errorf("%w: %w", errdefs.ErrUnavailable, errOrdinary)
 	}
 	for try := 0; ; try++ {
 		n, err := s.pool.View(ctx, c.layers)

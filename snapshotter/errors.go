@@ -9,5 +9,6 @@ var (
 	ErrConfig = errors.New("configuration")
 
 	errNoLabels = errors.New("the client names no image: containerd >= 2.1 with enable_remote_snapshot_annotations does")
+	errOrdinary = errors.New("lazy layers need a store and a mount, and this snapshotter has none")
 	errNowhere  = errors.New("nowhere to read it from")
 )

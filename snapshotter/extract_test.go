@@ -80,6 +80,9 @@ func TestClaimsSentinel(t *testing.T) {
 
 func FuzzParseExtraction(f *testing.F) {
 	seeds := []string{"n3/1/extract-1-a " + digest.FromString("x").String(), "n3/1/t1", "extract- ", "/", ""}
+	if len(seeds) == 0 {
+		f.Fatal("no seeds")
+	}
 	for _, s := range seeds {
 		f.Add(s, digest.FromString(s).String())
 	}

@@ -39,9 +39,12 @@ func (s *Snapshotter) extract(ctx context.Context, x extraction, key, parent str
 		return nil, s.extractSentinel(ctx, q)
 	}
 	only := c.sentinel
-	if !s.lazily() || !x.identified() {
+	switch {
+	case !s.lazily():
+		err = errOrdinary
+	case !x.identified():
 		err = errNoLabels
-	} else {
+	default:
 		var trust manifest.Trust
 		trust, err = s.extractLazily(ctx, q)
 		only = only || trust == manifest.TOCOnly || errors.Is(err, manifest.ErrSentinel)
@@ -83,7 +86,7 @@ func (s *Snapshotter) extractSentinel(ctx context.Context, q request) error {
 	case q.chain.name != "":
 		err = fmt.Errorf("the sentinel above %q", q.chain.name)
 	case !s.lazily():
-		err = errors.New("sentinel variants need a store and a mount")
+		err = errOrdinary
 	default:
 		return s.answer(ctx, q, row{Sentinel: true})
 	}
@@ -179,6 +182,9 @@ func (s *Snapshotter) answer(ctx context.Context, q request, rw row) error {
 			return err
 		})
 	})
+	if errdefs.IsAlreadyExists(err) { // the key; only our own answer may have this class
+		return fmt.Errorf("answer %s: %w: %v", q.ref, errdefs.ErrFailedPrecondition, err)
+	}
 	if err != nil {
 		return fmt.Errorf("answer %s: %w", q.ref, err)
 	}

@@ -220,6 +220,19 @@ func TestLocalPullOfVariant(t *testing.T) {
 	}
 }
 
+// A key that is in use is not an answer, although containerd knows both by one class.
+func TestKeyInUse(t *testing.T) {
+	r := newRegistry()
+	im := r.variant(t, r.plain(t, 1, tarOf(t, "a", "1")), true)
+	d := start(t, t.TempDir(), r, Options{})
+	ctx := context.Background()
+	if _, err := d.Prepare(ctx, "k", ""); err != nil {
+		t.Fatal(err)
+	}
+	_, err := d.Prepare(ctx, "k", "", snapshots.WithLabels(labels(im, 0)))
+	mustRefuse(t, err, "already exists")
+}
+
 func TestTarLayerClaimsSentinel(t *testing.T) {
 	r := newRegistry()
 	good := r.plain(t, 1, tarOf(t, "a", "1"), tarOf(t, "b", "2"))

@@ -230,22 +230,25 @@ func (s *Snapshotter) Commit(ctx context.Context, name, key string, opts ...snap
 // Remove forgets a snapshot at once. Its directory goes at the next Cleanup.
 func (s *Snapshotter) Remove(ctx context.Context, key string) error {
 	var (
-		id string
-		rw row
+		id      string
+		rw      row
+		damaged error // must not keep the snapshot for ever
 	)
 	err := s.update(ctx, func(ctx context.Context, r rows) (err error) {
 		if id, _, err = storage.Remove(ctx, key); err != nil {
 			return err
 		}
-		rw, _ = r.get(id) // a row that cannot be read must not keep its snapshot for ever
+		rw, damaged = r.get(id)
 		return r.drop(id)
 	})
 	if err != nil {
 		return fmt.Errorf("remove snapshot %q: %w", key, err)
 	}
 	s.discard(id)
-	s.unpin(id)
-	s.local.forget(rw.Layer)
+	if rw != (row{}) || damaged != nil {
+		s.unpin(id)
+		s.local.forget(rw.Layer)
+	}
 	return nil
 }
 
@@ -303,7 +306,7 @@ func (s *Snapshotter) Usage(ctx context.Context, key string) (snapshots.Usage, e
 		return snapshots.Usage{}, nil
 	case rw.Layer != 0:
 		if !s.lazily() {
-			return snapshots.Usage{}, fmt.Errorf("usage of snapshot %q: %w", key, errdefs.ErrUnavailable)
+			return snapshots.Usage{}, fmt.Errorf("usage of snapshot %q: %w: %w", key, errdefs.ErrUnavailable, errOrdinary)
 		}
 		k, err := s.local.of(rw.Layer)
 		return k.here, err

@@ -268,6 +268,9 @@ func TestDamagedRow(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	if pins := d.pins(t); len(pins) > 0 {
+		t.Errorf("pins: %v", pins)
+	}
 }
 
 // BenchmarkAnswerLookup is containerd's look-up after each lazy layer, among as many
