@@ -80,7 +80,7 @@ type images struct {
 	known map[digest.Digest]*image
 }
 
-const maxKnownImages = 64
+const maxKnownImages = 16 // each may be as large as manifest.MaxManifestSize and MaxConfigSize allow
 
 // get returns the image that x names, verified from x.manifest down to its diff_ids.
 func (g *images) get(ctx context.Context, x extraction) (*image, error) {
