@@ -175,7 +175,7 @@ func (e *ensuring) next(ctx context.Context) error {
 func (e *ensuring) flush() {
 	g := e.now
 	e.now = group{}
-	e.l.pool.submit(g.all, g.fresh, e.level)
+	submit(g.all, g.fresh, e.level)
 	if len(g.parts) > 0 {
 		e.groups = append(e.groups, g)
 	}
@@ -228,7 +228,7 @@ func (h handle) await(ctx context.Context, d *demand) error {
 			return err
 		}
 		all, fresh, err := h.want(d.i, d.i+1, ask{level: levelRead, read: d.read.Load()})
-		h.pool.submit(all, fresh, levelRead)
+		submit(all, fresh, levelRead)
 		if err != nil {
 			return err
 		}

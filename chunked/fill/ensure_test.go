@@ -166,6 +166,18 @@ func TestTarAndDiffID(t *testing.T) {
 	if row, err := p.st.Layer(l.Number()); err != nil || row.DiffID != b.written.DiffID {
 		t.Errorf("recorded %q, error %v", row.DiffID, err)
 	}
+	// A known diffID still means that the content is there.
+	if err := os.RemoveAll(filepath.Join(p.st.Root(), "objects")); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.VerifyDiffID(t.Context(), l.Number(), b.written.DiffID); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range b.files {
+		if !p.st.HasObject(sha256Of(want), int64(len(want))) {
+			t.Errorf("%s is not there", name)
+		}
+	}
 	h := digest.SHA256.Digester()
 	if err := l.WriteTar(t.Context(), h.Hash()); err != nil || h.Digest() != b.written.DiffID {
 		t.Errorf("tar %s, want %s, error %v", h.Digest(), b.written.DiffID, err)

@@ -272,6 +272,36 @@ func TestDeadline(t *testing.T) {
 	})
 }
 
+// A host that hangs has its own slots: others go on.
+func TestHangingHost(t *testing.T) {
+	a, b := makeBlob(t, mixedFiles()...), makeBlob(t, file{"f", random(8, 100_000)})
+	warm(t, a)
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, openStore(t, t.TempDir()), &Options{ReadTimeout: 20 * time.Second, Jobs: 1})
+		l := addBlob(t, p, a, &source{blob: a.bytes, before: hang})
+		f := openName(t, l, "var/big")
+		stuck := make(chan error, 1)
+		go func() { _, err := readFile(t.Context(), f); stuck <- err }()
+		synctest.Wait()
+		began := time.Now()
+		n, err := p.AddLayer(t.Context(), b.spec("b.example"), &source{blob: b.bytes})
+		if err != nil {
+			t.Fatal(err)
+		}
+		other, err := p.Layer(n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkFiles(t, other, b)
+		if d := time.Since(began); d != 0 {
+			t.Errorf("the other host waited %v", d)
+		}
+		if err := <-stuck; !errors.Is(err, ErrTimeout) {
+			t.Errorf("error %v", err)
+		}
+	})
+}
+
 // slow is a body that gives some bytes now and then.
 type slow struct {
 	r     io.Reader

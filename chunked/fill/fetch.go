@@ -16,9 +16,9 @@ import (
 // start runs a batch in a goroutine of its own. It is called with the
 // scheduler locked.
 func (p *Pool) start(b *batch) {
-	b.last.Store(p.count.last.Load())
+	b.last.Store(b.sched.last.Load())
 	ok := p.life.spawn(func() {
-		defer p.sched.release(b)
+		defer b.sched.release(b)
 		p.runBatch(b)
 	})
 	if !ok {
@@ -84,7 +84,13 @@ func (p *Pool) attempt(b *batch, left []*demand, tried *[]*place) error {
 }
 
 // touch notes that a byte arrived.
-func (b *batch) touch() { b.last.Store(time.Now().UnixNano()) }
+func (b *batch) touch() {
+	now := time.Now().UnixNano()
+	b.last.Store(now)
+	if b.sched != nil {
+		b.sched.last.Store(now)
+	}
+}
 
 // idle returns how long no byte has arrived since the given time.
 func (b *batch) idle(since time.Time) time.Duration {
@@ -182,7 +188,6 @@ func (a *arriving) Read(b []byte) (int, error) {
 	n, err := a.r.Read(b)
 	if n > 0 {
 		a.p.count.bytes.Add(int64(n))
-		a.p.count.last.Store(time.Now().UnixNano())
 		a.touch()
 	}
 	return n, err
@@ -235,7 +240,7 @@ func (f *fetch) answer(d *demand, frames []byte) {
 
 // await waits until d is answered, ctx is done, or nothing moved for
 // ReadTimeout. Bytes of d's own request are progress; while d waits for a
-// slot, any byte is, because the slots in use will come free.
+// slot, any byte of its host is, because the slots in use will come free.
 func (p *Pool) await(ctx context.Context, d *demand) error {
 	if d.settled() {
 		return d.err
@@ -251,7 +256,7 @@ func (p *Pool) await(ctx context.Context, d *demand) error {
 			return context.Cause(ctx)
 		case <-timer.C:
 		}
-		last := &p.count.last
+		last := &d.sched.last
 		if b := d.run.Load(); b != nil {
 			last = &b.last
 		}

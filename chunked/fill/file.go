@@ -98,7 +98,7 @@ func (f *File) load(ctx context.Context, off, n int64) error {
 	if err == nil {
 		fresh = append(fresh, f.ahead(off, n, to)...)
 	}
-	f.h.pool.submit(all, fresh, levelRead)
+	submit(all, fresh, levelRead)
 	if err != nil {
 		return err
 	}

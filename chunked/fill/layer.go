@@ -81,13 +81,14 @@ func (p *Pool) fetchLayer(spec LayerSpec, src Source) (uint64, error) {
 	if ref.TOC.Len <= 0 || ref.TOC.Len > manifest.MaxTOCSize || ref.TarSplit.Len < 0 || ref.TarSplit.Len > manifest.MaxTarSplitSize {
 		return 0, fmt.Errorf("%w: TOC of %d bytes, tar-split of %d", manifest.ErrMalformed, ref.TOC.Len, ref.TarSplit.Len)
 	}
+	slots := p.host(spec.Source.Host).tocs
 	select {
-	case p.tocs <- struct{}{}:
+	case slots <- struct{}{}:
 	case <-p.life.ctx.Done():
 		return 0, ErrClosed
 	}
 	raw, err := p.fetchTOC(ref, src)
-	<-p.tocs
+	<-slots
 	if err != nil {
 		return 0, err
 	}

@@ -242,14 +242,21 @@ func (h handle) want(from, to int, a ask) (all, fresh []*demand, err error) {
 
 // submit queues fresh demands together, so that neighbours share a range,
 // and makes those of all that wait elsewhere as urgent as lv.
-func (p *Pool) submit(all, fresh []*demand, lv level) {
-	if len(fresh) > 0 && !p.sched.submit(fresh) {
-		for _, d := range fresh {
-			d.obj.settle(d, ErrClosed)
+func submit(all, fresh []*demand, lv level) {
+	for len(fresh) > 0 {
+		s, n := fresh[0].sched, 1
+		for n < len(fresh) && fresh[n].sched == s {
+			n++
 		}
+		if !s.submit(fresh[:n]) {
+			for _, d := range fresh[:n] {
+				d.obj.settle(d, ErrClosed)
+			}
+		}
+		fresh = fresh[n:]
 	}
 	for _, d := range all {
-		p.sched.promote(d, lv)
+		d.sched.promote(d, lv)
 	}
 }
 
@@ -267,7 +274,7 @@ func (h handle) demand(i int, lv level) (*demand, error) {
 	if max(c.Size, c.Blob.Len) > chunked.MaxChunkSize {
 		return nil, fmt.Errorf("object %s chunk %d: %d bytes in %d: %w", o.key.Digest, i, c.Size, c.Blob.Len, chunked.ErrTooBig)
 	}
-	d := &demand{layer: l, obj: o, i: i, chunk: c, level: lv, done: make(chan struct{})}
+	d := &demand{layer: l, sched: o.pool.host(l.src.host()), obj: o, i: i, chunk: c, level: lv, done: make(chan struct{})}
 	if o.state.flights == nil {
 		o.state.flights = make(map[int]*demand)
 	}

@@ -23,7 +23,8 @@ const (
 type Options struct {
 	// Connect opens a recorded source. nil: recorded sources are not used.
 	Connect Connect
-	// Jobs bounds the requests in flight, over all layers. 0: DefaultJobs.
+	// Jobs bounds the requests in flight to one host, over all layers; as many
+	// tables of contents may be under way beside them. 0: DefaultJobs.
 	Jobs int
 	// ReadTimeout is how long a read or a fetch may go without one byte
 	// arriving. 0: DefaultReadTimeout.
@@ -72,15 +73,14 @@ type Pool struct {
 	st    *store.Store
 	opt   Options
 	life  lifetime
-	sched *scheduler
 	write committer
 	count counters
-	tocs  chan struct{} // slots for AddLayer's requests
 	bufs  buffers
 
 	mu      sync.Mutex
 	layers  map[uint64]*Layer
 	objects map[store.PartialKey]*object
+	hosts   map[string]*scheduler
 
 	flying struct { // work done once for all who ask
 		toc  flights[digest.Digest, uint64]
@@ -95,10 +95,9 @@ func New(st *store.Store, o *Options) *Pool {
 		opt:     o.withDefaults(),
 		layers:  make(map[uint64]*Layer),
 		objects: make(map[store.PartialKey]*object),
+		hosts:   make(map[string]*scheduler),
 	}
 	p.life.ctx, p.life.cancel = context.WithCancelCause(context.Background())
-	p.tocs = make(chan struct{}, p.opt.Jobs)
-	p.sched = newScheduler(p.opt.Jobs, p.opt.MaxRange, p.start)
 	p.write.init(p)
 	return p
 }
@@ -108,11 +107,29 @@ func New(st *store.Store, o *Options) *Pool {
 // indexes stay until the process ends, because Index values may be in use.
 func (p *Pool) Close() error {
 	p.life.end()
-	for _, d := range p.sched.close() {
+	var rest []*demand
+	p.mu.Lock()
+	for _, s := range p.hosts {
+		rest = append(rest, s.close()...)
+	}
+	p.mu.Unlock()
+	for _, d := range rest {
 		d.obj.settle(d, ErrClosed)
 	}
 	p.life.wg.Wait()
 	return nil
+}
+
+// host returns the scheduler of requests to one host.
+func (p *Pool) host(name string) *scheduler {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.hosts[name]
+	if s == nil {
+		s = newScheduler(p.opt.Jobs, p.opt.MaxRange, p.start)
+		p.hosts[name] = s
+	}
+	return s
 }
 
 // lifetime starts the pool's goroutines and ends them together.
@@ -156,8 +173,6 @@ type Stats struct {
 
 type counters struct {
 	bytes, needed, requests, ranges, chunks, mismatches, objects atomic.Int64
-
-	last atomic.Int64 // when any source gave a byte, in Unix nanoseconds
 }
 
 // Stats returns the counters as they are now.

@@ -22,6 +22,7 @@ const (
 // waits on done.
 type demand struct {
 	layer *Layer
+	sched *scheduler
 	obj   *object
 	i     int // index of the chunk in the object's list
 	chunk chunked.Chunk
@@ -49,13 +50,15 @@ func (d *demand) settled() bool {
 // batch is what one request slot fetches: demands of one layer.
 type batch struct {
 	layer   *Layer
+	sched   *scheduler // nil for a table of contents
 	demands []*demand
 	level   level
 	last    atomic.Int64 // when a byte arrived last, in Unix nanoseconds
 }
 
-// scheduler holds the demands that wait for one of the request slots. Demands
-// that arrive while all slots are taken pile up per layer and leave together,
+// scheduler holds the demands that wait for one of the request slots of one
+// host: a host that does not answer must not keep others waiting. Demands that
+// arrive while all slots are taken pile up per layer and leave together,
 // which is what makes few large requests out of many small reads.
 type scheduler struct {
 	mu         sync.Mutex
@@ -67,6 +70,9 @@ type scheduler struct {
 	queues     [numLevels]map[*Layer][]*demand
 	start      func(*batch) // must not block
 	closed     bool
+
+	last atomic.Int64  // when the host gave a byte, in Unix nanoseconds
+	tocs chan struct{} // slots for tables of contents
 }
 
 // mixed bounds the bytes that nobody waits for in a request that somebody
@@ -74,7 +80,7 @@ type scheduler struct {
 const mixed = 2 << 20
 
 func newScheduler(slots int, maxRange int64, start func(*batch)) *scheduler {
-	s := &scheduler{slots: slots, maxRange: maxRange, start: start}
+	s := &scheduler{slots: slots, maxRange: maxRange, start: start, tocs: make(chan struct{}, slots)}
 	for i := range s.queues {
 		s.queues[i] = make(map[*Layer][]*demand)
 	}
@@ -175,7 +181,7 @@ func (s *scheduler) next() *batch {
 		for len(s.order[lv]) > 0 {
 			l := s.order[lv][0]
 			s.order[lv] = s.order[lv][1:]
-			b := &batch{layer: l, level: lv}
+			b := &batch{layer: l, sched: s, level: lv}
 			have := s.take(b, lv, 0)
 			if len(s.queues[lv][l]) > 0 {
 				s.order[lv] = append(s.order[lv], l)

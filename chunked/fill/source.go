@@ -65,6 +65,14 @@ func (s *sources) pick(tried []*place) *place {
 	return nil
 }
 
+// host returns the host that pick would choose, "" if there is none.
+func (s *sources) host() string {
+	if p := s.pick(nil); p != nil {
+		return p.Host
+	}
+	return ""
+}
+
 // demote makes others be tried before p from now on.
 func (s *sources) demote(p *place) {
 	s.mu.Lock()

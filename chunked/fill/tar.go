@@ -57,7 +57,8 @@ func (u *until) Write(b []byte) (int, error) {
 }
 
 // VerifyDiffID makes layer n complete, builds its tar and compares the tar's
-// digest with want. nil: they agree, and the store has recorded it. ErrDiffID:
+// digest with want. nil: the layer is complete, they agree, and the store has
+// recorded it; what was recorded before is not computed again. ErrDiffID:
 // they differ, so the TOC view of the layer is not its tar view.
 func (p *Pool) VerifyDiffID(ctx context.Context, n uint64, want digest.Digest) error {
 	if err := manifest.ValidDigest(want); err != nil {
@@ -67,12 +68,12 @@ func (p *Pool) VerifyDiffID(ctx context.Context, n uint64, want digest.Digest) e
 	if err != nil {
 		return err
 	}
-	if row.DiffID == want {
-		return nil
-	}
 	l, err := p.Layer(n)
 	if err != nil {
 		return err
+	}
+	if row.DiffID == want {
+		return l.Ensure(ctx, nil, Foreground)
 	}
 	h := want.Algorithm().Digester()
 	if err := l.WriteTar(ctx, h.Hash()); err != nil {
