@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"runtime"
 	"syscall"
 	"time"
 )
@@ -37,15 +38,27 @@ func (m *Machine) startProcess(name, program string, args ...string) (*process, 
 	p.cmd.Env = m.environment()
 	p.cmd.Stdout, p.cmd.Stderr = file, file
 	// A group of its own: an interrupt typed at a terminal reaches the harness only, which ends its daemons in order.
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := p.cmd.Start(); err != nil {
+	// If the harness dies without doing so, as at a test's timeout, they are told to end.
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	started := make(chan error)
+	go p.run(started)
+	if err := <-started; err != nil {
 		return nil, fmt.Errorf("harness: start %s: %w", name, err)
 	}
-	go func() {
+	return p, nil
+}
+
+// run starts the process, says so, and waits for its end. It keeps its thread, because Pdeathsig is about the death of
+// the thread that started the process.
+func (p *process) run(started chan<- error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	err := p.cmd.Start()
+	started <- err
+	if err == nil {
 		p.err = p.cmd.Wait()
 		close(p.done)
-	}()
-	return p, nil
+	}
 }
 
 // until polls ready and returns when it has nothing to complain about, with an error when the process ends first or
