@@ -61,13 +61,14 @@ func measure(dir string) (read, look float64, err error) {
 	buffer := make([]byte, 1<<20)
 	for range passes + 1 { // the first one warms
 		start := time.Now()
-		entries, bytes, err := walk(dir, nil)
+		entries, _, err := walk(dir, nil)
 		if err != nil {
 			return 0, 0, err
 		}
 		look = max(look, float64(entries)/time.Since(start).Seconds())
 		start = time.Now()
-		if _, bytes, err = walk(dir, buffer); err != nil {
+		_, bytes, err := walk(dir, buffer)
+		if err != nil {
 			return 0, 0, err
 		}
 		read = max(read, float64(bytes)/time.Since(start).Seconds())
