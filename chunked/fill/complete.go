@@ -57,8 +57,9 @@ func (o *object) finished(fin *finish, err error) {
 		l, from = o.state.layer, o.state.from
 	}
 	fin.err = err
+	bad := o.state.bad != nil
 	o.mu.Unlock()
-	if o.state.bad != nil {
+	if bad {
 		o.pool.forget(o)
 	}
 	if l != nil {
