@@ -49,8 +49,8 @@ func (r *runner) encodeOnce(ctx context.Context, l manifest.Layer) (v1.Descripto
 	defer r.slots.Release(1)
 	c := r.options.Compress
 	d, err := r.encodeAs(ctx, l, c)
-	if errors.Is(err, chunked.ErrPathTwice) {
-		r.note("layer %s names a path twice, which a table of contents cannot say: it became plain zstd", l.Digest)
+	if errors.Is(err, chunked.ErrUnsayable) || errors.Is(err, chunked.ErrTooBig) {
+		r.note("layer %s became plain zstd, because a table of contents cannot say its tar: %v", l.Digest, err)
 		return r.encodeAs(ctx, l, Compression{Algorithm: algoZstd, Level: c.Level})
 	}
 	return d, err
