@@ -14,6 +14,7 @@ import (
 
 	"github.com/tocsin/tocsin/snapshotter"
 	"github.com/tocsin/tocsin/snapshotter/lazyfs"
+	"github.com/tocsin/tocsin/store"
 )
 
 func newServe(a *app) *cobra.Command {
@@ -67,7 +68,8 @@ func (a *app) serve(ctx context.Context) (err error) {
 		return err
 	}
 	defer closing(&err, sn.Close)
-	served, err := a.mountViews(l, mnt)
+	fs := lazyfs.New(&lazyfs.Options{Store: l.store, Pool: l.pool, Passthrough: true, Logger: a.log})
+	served, err := a.mountViews(fs, mnt)
 	if err != nil {
 		return err
 	}
@@ -77,13 +79,36 @@ func (a *app) serve(ctx context.Context) (err error) {
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	go func() { cancel(<-served) }() // without its file system the daemon serves nobody
+	collected := make(chan struct{})
+	go func() { defer close(collected); a.collect(ctx, l.store, fs) }()
 	a.log.Info("serving", "address", a.config.Address, "root", l.store.Root())
-	return errors.Join(snapshotter.Serve(ctx, listener, sn), detach(mnt))
+	err = snapshotter.Serve(ctx, listener, sn)
+	cancel(nil)
+	<-collected
+	return errors.Join(err, detach(mnt))
+}
+
+// collectEvery is how often the daemon frees what no name and no pin leads to. Its own gc is the one that can tell the
+// mount which views are gone; `tocsin gc` leaves their memory to the daemon's next start.
+const collectEvery = time.Hour
+
+// collect runs gc until ctx ends.
+func (a *app) collect(ctx context.Context, st *store.Store, fs *lazyfs.FS) {
+	for tick := time.NewTicker(collectEvery); ; {
+		select {
+		case <-ctx.Done():
+			tick.Stop()
+			return
+		case <-tick.C:
+		}
+		findings, err := st.GC(ctx, store.GCOptions{Objects: objectsOf, DropView: fs.DropView})
+		a.log.Info("gc", "findings", len(findings), "err", err)
+	}
 }
 
 // mountViews mounts the daemon's one file system. What a predecessor left there is taken away first; its containers
 // have lost their files with it.
-func (a *app) mountViews(l *local, mnt string) (<-chan error, error) {
+func (a *app) mountViews(fs *lazyfs.FS, mnt string) (<-chan error, error) {
 	if err := detach(mnt); err != nil {
 		return nil, err
 	}
@@ -94,7 +119,6 @@ func (a *app) mountViews(l *local, mnt string) (<-chan error, error) {
 	if err != nil {
 		return nil, err
 	}
-	fs := lazyfs.New(&lazyfs.Options{Store: l.store, Pool: l.pool, Passthrough: true, Logger: a.log})
 	served := make(chan error, 1)
 	go func() { served <- errors.Join(fs.Serve(device), device.Close()) }()
 	if err := lazyfs.SetReadAhead(mnt); err != nil {
