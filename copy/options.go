@@ -2,7 +2,6 @@ package copy
 
 import (
 	"fmt"
-	"log/slog"
 	"strconv"
 	"strings"
 
@@ -87,7 +86,6 @@ type Env struct {
 	Pool     *fill.Pool       // needed for store:
 	Progress Progress         // nil: silent
 	Jobs     int              // blobs under way at once; 0: 6
-	Logger   *slog.Logger     // nil: slog.Default
 }
 
 // Result is what a copy wrote.
@@ -128,11 +126,4 @@ func (e *Env) jobs() int {
 		return 6
 	}
 	return e.Jobs
-}
-
-func (e *Env) logger() *slog.Logger {
-	if e.Logger == nil {
-		return slog.Default()
-	}
-	return e.Logger
 }

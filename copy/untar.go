@@ -9,6 +9,7 @@ import (
 	"io"
 	"strings"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	"github.com/vbatts/tar-split/tar/asm"
 	tarsplit "github.com/vbatts/tar-split/tar/storage"
@@ -58,30 +59,49 @@ type unpacked struct {
 // untar stages the content of every file of a tar and describes the rest.
 func untar(stream io.Reader, batch *store.Batch) (*unpacked, error) {
 	whole := digest.SHA256.Digester()
-	split := &limitedBuffer{limit: manifest.MaxTarSplitSize}
-	in, err := asm.NewInputTarStream(io.TeeReader(stream, whole.Hash()), tarsplit.NewJSONPacker(split), tarsplit.NewDiscardFilePutter())
+	split, err := newSplitBuffer()
+	if err != nil {
+		return nil, err
+	}
+	in, done, err := asm.NewInputTarStreamWithDone(io.TeeReader(stream, whole.Hash()), tarsplit.NewJSONPacker(split), tarsplit.NewDiscardFilePutter())
 	if err != nil {
 		return nil, err
 	}
 	b := chunked.NewIndexBuilder()
+	err = addEntries(b, batch, in)
+	err = errors.Join(err, in.Close())
+	if splitErr := <-done; err == nil { // after an early end it only says that there was one
+		err = splitErr
+	}
+	if err != nil {
+		return nil, err
+	}
+	index, err := b.Finish()
+	if err != nil {
+		return nil, err
+	}
+	headers, err := split.finish()
+	return &unpacked{diffID: whole.Digest(), index: index, split: headers}, err
+}
+
+func addEntries(b *chunked.IndexBuilder, batch *store.Batch, in io.Reader) error {
 	for tr := tar.NewReader(in); ; {
 		hdr, err := tr.Next()
 		if err == io.EOF {
 			break
 		}
 		if err != nil {
-			return nil, fmt.Errorf("read tar: %w", err)
+			return fmt.Errorf("read tar: %w", err)
 		}
 		if err := addEntry(b, batch, hdr, tr); err != nil {
-			return nil, fmt.Errorf("%q: %w", hdr.Name, err)
+			return fmt.Errorf("%q: %w", hdr.Name, err)
 		}
 	}
 	// What follows the end marker is part of the tar's digest.
 	if _, err := io.Copy(io.Discard, in); err != nil {
-		return nil, fmt.Errorf("read tar: %w", err)
+		return fmt.Errorf("read tar: %w", err)
 	}
-	index, err := b.Finish()
-	return &unpacked{diffID: whole.Digest(), index: index, split: split.Bytes()}, err
+	return nil
 }
 
 func addEntry(b *chunked.IndexBuilder, batch *store.Batch, hdr *tar.Header, content io.Reader) error {
@@ -110,7 +130,7 @@ func entryOf(hdr *tar.Header) (e chunked.Entry, ok bool, err error) {
 		ModTime: hdr.ModTime, DevMajor: hdr.Devmajor, DevMinor: hdr.Devminor,
 	}
 	switch hdr.Typeflag {
-	case tar.TypeReg, tar.TypeRegA, tar.TypeGNUSparse: //nolint:staticcheck // old tars have TypeRegA
+	case tar.TypeReg, tar.TypeGNUSparse:
 		e.Type, e.Size = chunked.TypeReg, hdr.Size
 	case tar.TypeDir:
 		e.Type = chunked.TypeDir
@@ -140,15 +160,30 @@ func entryOf(hdr *tar.Header) (e chunked.Entry, ok bool, err error) {
 	return e, true, nil
 }
 
-// limitedBuffer is a buffer that refuses to grow over its limit: the metadata of a hostile tar.
-type limitedBuffer struct {
-	bytes.Buffer
-	limit int64
+// splitBuffer keeps a tar-split compressed in memory, and refuses one that is too large: the headers of a hostile tar.
+type splitBuffer struct {
+	buf bytes.Buffer
+	enc *zstd.Encoder
+	raw int64
 }
 
-func (l *limitedBuffer) Write(p []byte) (int, error) {
-	if int64(l.Len()+len(p)) > l.limit {
-		return 0, fmt.Errorf("the tar's headers need more than %d bytes: %w", l.limit, manifest.ErrMalformed)
+func newSplitBuffer() (*splitBuffer, error) {
+	s := &splitBuffer{}
+	var err error
+	s.enc, err = zstd.NewWriter(&s.buf, zstd.WithEncoderConcurrency(1))
+	return s, err
+}
+
+func (s *splitBuffer) Write(p []byte) (int, error) {
+	if s.raw += int64(len(p)); s.raw > manifest.MaxTarSplitRaw {
+		return 0, fmt.Errorf("the tar's headers need more than %d bytes: %w", manifest.MaxTarSplitRaw, manifest.ErrMalformed)
 	}
-	return l.Buffer.Write(p)
+	return s.enc.Write(p)
+}
+
+func (s *splitBuffer) finish() ([]byte, error) {
+	if err := s.enc.Close(); err != nil {
+		return nil, fmt.Errorf("compress the tar's headers: %w", err)
+	}
+	return s.buf.Bytes(), nil
 }

@@ -25,11 +25,13 @@ const (
 	annEStargzSize       = "io.containers.estargz.uncompressed-size"
 )
 
-// Limits on what an annotation may claim, compressed and decompressed alike;
-// containers/storage has the same for the TOC.
+// Limits on what an annotation may claim. That of the TOC, compressed and
+// decompressed alike, is containers/storage's. A tar-split holds the tar's
+// headers, about 1 KiB for each file, and is never in memory decompressed.
 const (
 	MaxTOCSize      int64 = 150 << 20
 	MaxTarSplitSize int64 = 150 << 20
+	MaxTarSplitRaw  int64 = 1 << 30
 )
 
 // The two spellings of the TOC annotations.
@@ -114,7 +116,7 @@ func (t *TOCRef) setTOC(position string, blob int64) error {
 		return fmt.Errorf("manifest-position: %w: TOC type %d", ErrMalformed, n[3])
 	}
 	t.TOC, t.TOCRawLen = Range{n[0], n[1]}, n[2]
-	if err := checkPlace(t.TOC, t.TOCRawLen, blob, MaxTOCSize); err != nil {
+	if err := checkPlace(t.TOC, blob, t.TOCRawLen, MaxTOCSize, MaxTOCSize); err != nil {
 		return fmt.Errorf("manifest-position: %w", err)
 	}
 	return nil
@@ -127,7 +129,7 @@ func (t *TOCRef) setTarSplit(position string, blob int64) error {
 		return fmt.Errorf("tarsplit-position: %w", err)
 	}
 	t.TarSplit, t.TarSplitRawLen = Range{n[0], n[1]}, n[2]
-	if err := checkPlace(t.TarSplit, t.TarSplitRawLen, blob, MaxTarSplitSize); err != nil {
+	if err := checkPlace(t.TarSplit, blob, t.TarSplitRawLen, MaxTarSplitSize, MaxTarSplitRaw); err != nil {
 		return fmt.Errorf("tarsplit-position: %w", err)
 	}
 	if t.TarSplit.Off < t.TOC.End() && t.TOC.Off < t.TarSplit.End() {
@@ -136,14 +138,16 @@ func (t *TOCRef) setTarSplit(position string, blob int64) error {
 	return nil
 }
 
-func checkPlace(r Range, raw, blob, limit int64) error {
+// checkPlace checks a range of a blob that becomes raw bytes, and both against
+// their limits.
+func checkPlace(r Range, blob, raw, limit, rawLimit int64) error {
 	switch {
 	case !r.within(blob):
 		return fmt.Errorf("%w: bytes %d+%d are not in a blob of %d", ErrMalformed, r.Off, r.Len, blob)
 	case raw <= 0:
 		return fmt.Errorf("%w: uncompressed length %d", ErrMalformed, raw)
-	case r.Len > limit || raw > limit:
-		return fmt.Errorf("%w: %d bytes, %d uncompressed, limit %d", ErrUnsupported, r.Len, raw, limit)
+	case r.Len > limit || raw > rawLimit:
+		return fmt.Errorf("%w: %d bytes, %d uncompressed, limits %d and %d", ErrUnsupported, r.Len, raw, limit, rawLimit)
 	}
 	return nil
 }
