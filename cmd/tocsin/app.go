@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"os"
@@ -77,6 +76,7 @@ func authFiles() []string {
 type local struct {
 	store *store.Store
 	pool  *fill.Pool
+	repos *repos // that the pool reads from
 }
 
 // openLocal opens the store and what makes its content present.
@@ -85,29 +85,23 @@ func (a *app) openLocal(client *registry.Client, background bool) (*local, error
 	if err != nil {
 		return nil, err
 	}
+	known := &repos{client: client}
 	pool := fill.New(st, &fill.Options{
-		Connect:     connector(client),
+		Connect:     known.connect,
 		Jobs:        a.config.Jobs,
 		ReadTimeout: time.Duration(a.config.ReadTimeout),
 		Background:  background,
 		Logger:      a.log,
 	})
-	return &local{store: st, pool: pool}, nil
+	return &local{store: st, pool: pool, repos: known}, nil
 }
 
 func (l *local) close() error { return errors.Join(l.pool.Close(), l.store.Close()) }
 
-// connector opens the sources that layers were recorded with.
-func connector(client *registry.Client) fill.Connect {
-	return func(ctx context.Context, src store.Source) (fill.Source, error) {
-		return client.Repo(src.Host, src.Repo).Ranged(src.Blob, src.Size), nil
-	}
-}
-
 // env makes what a copy works with. The store is opened only when a reference needs it.
 func (a *app) env(progress copy.Progress, refs ...manifest.Ref) (*copy.Env, func() error, error) {
 	client := a.registry()
-	e := &copy.Env{Registry: client, Progress: progress, Jobs: a.config.Jobs, Logger: a.log}
+	e := &copy.Env{Registry: client, Progress: progress, Jobs: a.config.Jobs}
 	for _, r := range refs {
 		if r.Transport != manifest.Store {
 			continue

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/containerd/containerd/v2/core/content"
 	contentproxy "github.com/containerd/containerd/v2/core/content/proxy"
@@ -21,16 +22,39 @@ import (
 	"github.com/tocsin/tocsin/store"
 )
 
+// repos hands out one Repo for each repository: tokens and redirects that it has seen serve every layer of every image
+// there. It may be used by several goroutines.
+type repos struct {
+	client *registry.Client
+	known  sync.Map // repoName -> *registry.Repo
+}
+
+type repoName struct{ host, name string }
+
+func (r *repos) get(host, name string) *registry.Repo {
+	key := repoName{host, name}
+	if have, ok := r.known.Load(key); ok {
+		return have.(*registry.Repo)
+	}
+	repo, _ := r.known.LoadOrStore(key, r.client.Repo(host, name))
+	return repo.(*registry.Repo)
+}
+
+// connect opens the sources that layers were recorded with.
+func (r *repos) connect(_ context.Context, src store.Source) (fill.Source, error) {
+	return r.get(src.Host, src.Repo).Ranged(src.Blob, src.Size), nil
+}
+
 // remote gives the snapshotter what registries have. References come from containerd, credentials from the daemon's
 // user.
-type remote struct{ client *registry.Client }
+type remote struct{ repos *repos }
 
 func (r remote) repo(image string) (*registry.Repo, manifest.Ref, error) {
 	ref, err := manifest.ParseRef("docker://" + image)
 	if err != nil {
 		return nil, ref, err
 	}
-	return r.client.Repo(ref.Host, ref.Repo), ref, nil
+	return r.repos.get(ref.Host, ref.Repo), ref, nil
 }
 
 func (r remote) Manifest(ctx context.Context, image string, d digest.Digest) ([]byte, string, error) {

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/tocsin/tocsin/chunked/fill"
 	"github.com/tocsin/tocsin/snapshotter"
 	"github.com/tocsin/tocsin/snapshotter/lazyfs"
 	"github.com/tocsin/tocsin/store"
@@ -58,7 +59,7 @@ func (a *app) serve(ctx context.Context) (err error) {
 		Store:            l.store,
 		Pool:             l.pool,
 		MountDir:         mnt,
-		Remote:           remote{client},
+		Remote:           remote{l.repos},
 		Content:          content.reader(),
 		PrepareTimeout:   time.Duration(a.config.PrepareTimeout),
 		UnverifiedChains: a.config.UnverifiedChains,
@@ -85,7 +86,15 @@ func (a *app) serve(ctx context.Context) (err error) {
 	err = snapshotter.Serve(ctx, listener, sn)
 	cancel(nil)
 	<-collected
-	return errors.Join(err, detach(mnt))
+	err = errors.Join(err, detach(mnt))
+	a.logStats(l.pool.Stats())
+	return err
+}
+
+// logStats says at the end of a daemon's life what it fetched, and how much of that somebody read.
+func (a *app) logStats(s fill.Stats) {
+	a.log.Info("stats", "fetched", s.BytesFetched, "needed", s.BytesNeeded, "requests", s.Requests, "ranges", s.Ranges,
+		"chunks", s.Chunks, "objects", s.Objects, "mismatches", s.Mismatches)
 }
 
 // collectEvery is how often the daemon frees what no name and no pin leads to. Its own gc is the one that can tell the
