@@ -30,7 +30,7 @@ func ParseTarSplit(compressed []byte, want digest.Digest, rawLen int64) (*TarSpl
 	if want == "" {
 		return nil, fmt.Errorf("TOC without the digest of its tar-split: %w", ErrNoTarSplit)
 	}
-	if int64(len(compressed)) > manifest.MaxTarSplitSize || rawLen > manifest.MaxTarSplitSize {
+	if int64(len(compressed)) > manifest.MaxTarSplitSize || rawLen > manifest.MaxTarSplitRaw {
 		return nil, fmt.Errorf("tar-split %s: %w", want, tooBig("%d bytes, %d uncompressed", len(compressed), rawLen))
 	}
 	if err := checkDigest(compressed, want); err != nil {
@@ -45,7 +45,7 @@ func ParseTarSplit(compressed []byte, want digest.Digest, rawLen int64) (*TarSpl
 const zstdMagic = "\x28\xb5\x2f\xfd"
 
 // NewTarSplit returns a tar-split that this machine kept: what Bytes returned, or the uncompressed JSON lines. It keeps b.
-func NewTarSplit(b []byte) *TarSplit { return &TarSplit{b, manifest.MaxTarSplitSize} }
+func NewTarSplit(b []byte) *TarSplit { return &TarSplit{b, manifest.MaxTarSplitRaw} }
 
 // Bytes returns the form to keep at rest, which NewTarSplit takes back: as small as it came. It must not be changed.
 func (t *TarSplit) Bytes() []byte { return t.b }

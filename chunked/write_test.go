@@ -446,10 +446,10 @@ func TestCompressTooBig(t *testing.T) {
 		raw  []byte
 		set  func(p *pipeline)
 	}{
-		{"TOC under way", many, func(p *pipeline) { p.com.toc.z.limit = 10_000 }},
-		{"TOC at its end", few, func(p *pipeline) { p.com.toc.z.limit = w.TOC.TOCRawLen - 1 }},
-		{"tar-split under way", many, func(p *pipeline) { p.desc.split.z.limit = 10_000 }},
-		{"compressed tar-split", few, func(p *pipeline) { p.desc.split.z.limit, p.desc.split.z.raw = 200, -1<<30 }},
+		{"TOC under way", many, func(p *pipeline) { p.com.toc.z.rawLimit = 10_000 }},
+		{"TOC at its end", few, func(p *pipeline) { p.com.toc.z.rawLimit = w.TOC.TOCRawLen - 1 }},
+		{"tar-split under way", many, func(p *pipeline) { p.desc.split.z.rawLimit = 10_000 }},
+		{"compressed tar-split", few, func(p *pipeline) { p.desc.split.z.limit = 200 }},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -139,15 +139,16 @@ func (e *wireEntry) lines(chunks []Chunk) []wireEntry {
 
 // zstdBuffer compresses into memory and counts what goes in, up to a limit.
 type zstdBuffer struct {
-	name  string // in errors
-	limit int64
-	raw   int64
-	buf   bytes.Buffer
-	enc   *zstd.Encoder
+	name     string // in errors
+	limit    int64  // of the compressed bytes
+	rawLimit int64
+	raw      int64
+	buf      bytes.Buffer
+	enc      *zstd.Encoder
 }
 
-func newZstdBuffer(name string, limit int64) (*zstdBuffer, error) {
-	z := &zstdBuffer{name: name, limit: limit}
+func newZstdBuffer(name string, limit, rawLimit int64) (*zstdBuffer, error) {
+	z := &zstdBuffer{name: name, limit: limit, rawLimit: rawLimit}
 	var err error
 	z.enc, err = zstd.NewWriter(&z.buf, zstd.WithEncoderConcurrency(1))
 	return z, err
@@ -155,13 +156,13 @@ func newZstdBuffer(name string, limit int64) (*zstdBuffer, error) {
 
 // Write implements io.Writer. ErrTooBig past the limit.
 func (z *zstdBuffer) Write(p []byte) (int, error) {
-	if z.raw += int64(len(p)); z.raw > z.limit {
-		return 0, fmt.Errorf("write %s: %w: over %d bytes", z.name, ErrTooBig, z.limit)
+	if z.raw += int64(len(p)); z.raw > z.rawLimit {
+		return 0, fmt.Errorf("write %s: %w: over %d bytes", z.name, ErrTooBig, z.rawLimit)
 	}
 	return z.enc.Write(p)
 }
 
-// finish returns the compressed bytes. The limit holds for them too.
+// finish returns the compressed bytes. ErrTooBig past their limit.
 func (z *zstdBuffer) finish() ([]byte, error) {
 	if err := z.enc.Close(); err != nil {
 		return nil, fmt.Errorf("compress %s: %w", z.name, err)
@@ -179,7 +180,7 @@ type tocWriter struct {
 }
 
 func newTOCWriter() (*tocWriter, error) {
-	z, err := newZstdBuffer("TOC", manifest.MaxTOCSize)
+	z, err := newZstdBuffer("TOC", manifest.MaxTOCSize, manifest.MaxTOCSize)
 	if err != nil {
 		return nil, err
 	}
@@ -221,7 +222,7 @@ type splitWriter struct {
 }
 
 func newSplitWriter() (*splitWriter, error) {
-	z, err := newZstdBuffer("tar-split", manifest.MaxTarSplitSize)
+	z, err := newZstdBuffer("tar-split", manifest.MaxTarSplitSize, manifest.MaxTarSplitRaw)
 	if err != nil {
 		return nil, err
 	}
