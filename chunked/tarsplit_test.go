@@ -18,11 +18,14 @@ import (
 func splitOf(tb testing.TB, tarball []byte) []byte {
 	tb.Helper()
 	var out bytes.Buffer
-	r, err := asm.NewInputTarStream(bytes.NewReader(tarball), storage.NewJSONPacker(&out), storage.NewDiscardFilePutter())
+	r, done, err := asm.NewInputTarStreamWithDone(bytes.NewReader(tarball), storage.NewJSONPacker(&out), storage.NewDiscardFilePutter())
 	if err != nil {
 		tb.Fatal(err)
 	}
 	if _, err := io.Copy(io.Discard, r); err != nil {
+		tb.Fatal(err)
+	}
+	if err := <-done; err != nil {
 		tb.Fatal(err)
 	}
 	return out.Bytes()
