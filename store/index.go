@@ -3,16 +3,16 @@ package store
 import (
 	"context"
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"os"
+	"runtime/debug"
 
 	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
 )
 
 // schemaVersion changes when an older program must not touch the index any more.
-const schemaVersion = 1
+const schemaVersion = 2
 
 // The buckets of index.db. Digest keys are full digest strings, number keys are big-endian.
 var (
@@ -120,7 +120,7 @@ func (s *Store) view(fn func(tx *bolt.Tx) error) error {
 		return err
 	}
 	defer db.Close()
-	return db.View(fn)
+	return guarded(func() error { return db.View(fn) })
 }
 
 // update runs fn in a write transaction; its error rolls everything back. The files that fn makes the index name
@@ -145,7 +145,18 @@ func (s *Store) update(fn func(tx *bolt.Tx) error) (err error) {
 			err = cerr
 		}
 	}()
-	return db.Update(fn)
+	return guarded(func() error { return db.Update(fn) })
+}
+
+// guarded turns what bbolt does on a damaged page, a panic or a fault outside the mapping, into an error.
+func guarded(fn func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("index.db: %w: %v", ErrCorrupt, r)
+		}
+	}()
+	return fn()
 }
 
 // lockIndex takes index.lock on a descriptor of its own and returns what gives it back.
@@ -203,24 +214,4 @@ func keyNumber(b []byte) uint64 {
 		return 0
 	}
 	return binary.BigEndian.Uint64(b)
-}
-
-// getJSON reads the row at key; false when there is none.
-func getJSON(tx *bolt.Tx, bucket, key []byte, row any) (bool, error) {
-	v := tx.Bucket(bucket).Get(key)
-	if v == nil {
-		return false, nil
-	}
-	if err := json.Unmarshal(v, row); err != nil {
-		return false, fmt.Errorf("index row %s/%q: %w: %w", bucket, key, ErrCorrupt, err)
-	}
-	return true, nil
-}
-
-func putJSON(tx *bolt.Tx, bucket, key []byte, row any) error {
-	v, err := json.Marshal(row)
-	if err != nil {
-		return fmt.Errorf("index row %s/%q: %w", bucket, key, err)
-	}
-	return tx.Bucket(bucket).Put(key, v)
 }

@@ -73,7 +73,13 @@ func (s *Store) layerBy(bucket []byte, what string, d digest.Digest) (*LayerRow,
 		if n == nil {
 			return fmt.Errorf("layer with %s %s: %w", what, d, ErrNotFound)
 		}
-		return getLayer(tx, keyNumber(n), &row)
+		if err := getLayer(tx, keyNumber(n), &row); err != nil {
+			return err
+		}
+		if _, key := layerKey(&row); string(key) != string(d) { // the number rotted
+			return fmt.Errorf("layer with %s %s: %w: the index leads to layer %d", what, d, ErrCorrupt, row.Number)
+		}
+		return nil
 	})
 	if err != nil {
 		return nil, err

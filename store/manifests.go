@@ -3,7 +3,6 @@ package store
 import (
 	"bytes"
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
@@ -81,8 +80,8 @@ func putManifest(tx *bolt.Tx, m *RawManifest, now time.Time) error {
 	return tx.Bucket(bucketManifests).Put([]byte(m.Digest), row.encode())
 }
 
-// Manifest gives the bytes that PutManifest or Commit verified, and their media type. ErrNotFound. The index is
-// trusted to keep them; Check compares them again.
+// Manifest gives the bytes that PutManifest or Commit verified, compared with d again, and their media type.
+// ErrNotFound, ErrDigestMismatch.
 func (s *Store) Manifest(d digest.Digest) (raw []byte, mediaType string, err error) {
 	if err := checkDigest("manifest", d); err != nil {
 		return nil, "", err
@@ -96,6 +95,9 @@ func (s *Store) Manifest(d digest.Digest) (raw []byte, mediaType string, err err
 		row, err = decodeManifest(v)
 		return err
 	})
+	if err == nil {
+		err = manifest.CheckBytes(row.Raw, d)
+	}
 	if err != nil {
 		return nil, "", fmt.Errorf("manifest %s: %w", d, err)
 	}
@@ -132,9 +134,5 @@ func putSignatures(tx *bolt.Tx, d digest.Digest, sigs [][]byte) error {
 	if len(sigs) == 0 {
 		return tx.Bucket(bucketSignatures).Delete([]byte(d))
 	}
-	v, err := json.Marshal(sigs)
-	if err != nil {
-		return err
-	}
-	return tx.Bucket(bucketSignatures).Put([]byte(d), v)
+	return putJSON(tx, bucketSignatures, []byte(d), sigs)
 }

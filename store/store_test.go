@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -246,7 +247,9 @@ func TestBatchReplacesRot(t *testing.T) {
 func TestSchema(t *testing.T) {
 	s := newStore(t)
 	must[*Store](t)(Open(s.Root(), nil))
-	ok(t, s.update(func(tx *bolt.Tx) error { return tx.Bucket(bucketMeta).Put(keySchema, []byte("2")) }))
+	ok(t, s.update(func(tx *bolt.Tx) error {
+		return tx.Bucket(bucketMeta).Put(keySchema, []byte(strconv.Itoa(schemaVersion+1)))
+	}))
 	_, err := Open(s.Root(), nil)
 	wantIs(t, err, ErrSchema)
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -34,8 +35,15 @@ func viewKey(layers []uint64) []byte {
 // ViewByKey finds the view of a chain of layers, bottom to top.
 func (s *Store) ViewByKey(layers []uint64) (n uint64, ok bool, err error) {
 	err = s.view(func(tx *bolt.Tx) error {
-		n = keyNumber(tx.Bucket(bucketViewKeys).Get(viewKey(layers)))
-		return nil
+		if n = keyNumber(tx.Bucket(bucketViewKeys).Get(viewKey(layers))); n == 0 {
+			return nil
+		}
+		var row viewRow
+		ok, err := getJSON(tx, bucketViews, numberKey(n), &row)
+		if err == nil && (!ok || !slices.Equal(row.Layers, layers)) { // the number rotted
+			err = fmt.Errorf("view of layers %v: %w: the index leads to view %d", layers, ErrCorrupt, n)
+		}
+		return err
 	})
 	return n, n != 0 && err == nil, err
 }

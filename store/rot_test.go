@@ -1,0 +1,109 @@
+package store
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"slices"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// answers are what the index says to every question that a copy or a daemon asks it.
+type answers struct {
+	records []Record
+	top     digest.Digest
+	raw     []byte
+	layer   *LayerRow
+	view    uint64
+	chain   []uint64
+	sigs    [][]byte
+	pins    []PinInfo
+}
+
+// ask puts every question, and counts as errors what was not answered.
+func ask(s *Store, manifest, toc digest.Digest) (a answers, errs []error) {
+	var err error
+	note := func() {
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	a.records, a.top, err = s.Resolve("a")
+	note()
+	a.raw, _, err = s.Manifest(manifest)
+	note()
+	a.layer, err = s.LayerByTOC(toc)
+	note()
+	a.view, _, err = s.ViewByKey([]uint64{1})
+	note()
+	if a.view != 0 {
+		a.chain, err = s.ViewLayers(a.view)
+		note()
+	}
+	a.sigs, err = s.Signatures(manifest)
+	note()
+	a.pins, err = s.Pins("")
+	note()
+	return a, errs
+}
+
+// TestRotInTheIndex flips a bit at every 97th byte of index.db. Every answer is an error or what it was: a row has a
+// checksum, a manifest its digest, and what leads to a row is compared with the row.
+func TestRotInTheIndex(t *testing.T) {
+	s := newStore(t)
+	raw, toc := []byte(`{"a":"manifest"}`), digest.FromString("toc")
+	m := digest.FromBytes(raw)
+	config := []byte("config")
+	ok(t, s.PutBlob(t.Context(), digest.FromBytes(config), bytes.NewReader(config)))
+	n := must[uint64](t)(s.PutLayer(LayerRow{TOC: toc, Sources: []Source{{Host: "h", Repo: "r", Blob: digest.FromString("b")}}}, []byte("index"), nil))
+	must[uint64](t)(s.PutView([]uint64{n}, []byte("tree")))
+	ok(t, s.Commit(Commit{Name: "a", Top: m, Manifests: []RawManifest{{raw, m, "application/x"}},
+		Records: []Record{{Manifest: m, Config: digest.FromBytes(config), Layers: []uint64{n}}}}))
+	ok(t, s.PutSignatures(m, [][]byte{[]byte("signed")}))
+	ok(t, s.Pin("snapshot/1", PinTarget{Layers: []uint64{n}}, PinOptions{}))
+	want, errs := ask(s, m, toc)
+	if len(errs) > 0 || want.view == 0 || len(want.pins) != 1 {
+		t.Fatalf("%+v, %v", want, errs)
+	}
+	path := s.path("index.db")
+	good := must[[]byte](t)(os.ReadFile(path))
+	noticed := 0
+	for at := 0; at < len(good); at += 97 {
+		for bit := range 8 {
+			bad := slices.Clone(good)
+			bad[at] ^= 1 << bit
+			ok(t, os.WriteFile(path, bad, 0o600))
+			got, errs := ask(s, m, toc)
+			for _, err := range errs {
+				noticed++
+				if errors.Is(err, ErrLocked) {
+					t.Fatalf("byte %d bit %d: %v", at, bit, err)
+				}
+			}
+			compareAnswers(t, at, want, got)
+		}
+	}
+	if noticed == 0 {
+		t.Error("no flip was noticed")
+	}
+}
+
+// compareAnswers takes an empty answer for none.
+func compareAnswers(t *testing.T, at int, want, got answers) {
+	t.Helper()
+	for what, bad := range map[string]bool{
+		"manifest":   got.raw != nil && !bytes.Equal(got.raw, want.raw),
+		"top":        got.top != "" && got.top != want.top,
+		"layer":      got.layer != nil && (got.layer.TOC != want.layer.TOC || got.layer.Sources[0] != want.layer.Sources[0]),
+		"view":       got.view != 0 && got.view != want.view,
+		"chain":      got.chain != nil && !slices.Equal(got.chain, want.chain),
+		"signatures": len(got.sigs) > 0 && !bytes.Equal(got.sigs[0], want.sigs[0]),
+		"records":    len(got.records) > 0 && !slices.Equal(got.records[0].Layers, want.records[0].Layers),
+	} {
+		if bad {
+			t.Errorf("byte %d: wrong %s: %+v", at, what, got)
+		}
+	}
+}
