@@ -1,6 +1,7 @@
 package chunked
 
 import (
+	"crypto/sha256"
 	"maps"
 	"slices"
 	"strings"
@@ -31,9 +32,11 @@ type IndexBuilder struct {
 	inodes []buildInode
 	kids   map[kidKey]int32
 
-	objects   []buildObject
-	objectIDs map[objectID]int32
+	objs      []byte                      // records as in the index, in the order in which they came
+	chunks    []byte                      // the same
+	objectIDs map[[sha256.Size]byte]int32 // by what Number is cut from
 	alg       digest.Algorithm
+	scratch   []byte // what is hashed
 
 	lastDir string // the directory resolved last, because entries come directory by directory
 	last    int32
@@ -69,7 +72,9 @@ func NewIndexBuilder() *IndexBuilder { return newIndexBuilder(0) }
 
 // newIndexBuilder returns a builder with room for n entries.
 func newIndexBuilder(n int) *IndexBuilder {
-	b := &IndexBuilder{kids: make(map[kidKey]int32, n), objectIDs: make(map[objectID]int32, n)}
+	b := &IndexBuilder{kids: make(map[kidKey]int32, n), objectIDs: make(map[[sha256.Size]byte]int32, n)}
+	b.objs = slices.Grow(b.objs, n*b.objectSize())
+	b.chunks = slices.Grow(b.chunks, n*b.chunkSize())
 	b.names = append(slices.Grow(b.names, n+1), buildName{})
 	b.inodes = append(slices.Grow(b.inodes, n+1), impliedDir())
 	return b
@@ -262,6 +267,9 @@ func (n *buildInode) apply(e *Entry) error {
 		n.Mode = n.Mode&modeType | uint32(e.Mode)&0o7777
 	}
 	n.MtimeSec, n.MtimeNsec = boundTime(e.ModTime)
+	if len(e.Xattrs) == 0 {
+		return nil // as nearly always
+	}
 	for _, name := range slices.Sorted(maps.Keys(e.Xattrs)) {
 		if !keepXattr(name, n.Mode&modeType) {
 			continue

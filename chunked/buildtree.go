@@ -124,10 +124,7 @@ func (b *IndexBuilder) children(dir int32, buf []int32) []int32 {
 // Finish returns the bytes of the index, the same for the same entries in the same order. The builder is used up.
 func (b *IndexBuilder) Finish() ([]byte, error) {
 	w := newTableWriter(len(b.names))
-	order, err := b.writeObjects(w)
-	if err != nil {
-		return nil, err
-	}
+	order := b.writeObjects(w)
 	b.addEntry(w, 0, 0, order)
 	queue := make([]int32, 1, 64)
 	var buf []int32

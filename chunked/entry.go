@@ -3,6 +3,7 @@ package chunked
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"time"
 
@@ -88,13 +89,25 @@ func (k ObjectKey) Name() string { return k.Digest.Encoded() + "-" + k.List.Enco
 // any memory of it (spec/mounts.md A3). Different keys may share a number, if ever so rarely.
 func (k ObjectKey) Number() uint64 {
 	h := sha256.Sum256([]byte(string(k.Digest) + "-" + k.List.Encoded()))
-	return binary.BigEndian.Uint64(h[:8]) >> 3
+	return numberOf(&h)
 }
+
+// appendKey appends what Number hashes.
+func appendKey(b []byte, d digest.Digest, list []byte) []byte {
+	return hex.AppendEncode(append(append(b, d...), '-'), list)
+}
+
+func numberOf(sum *[sha256.Size]byte) uint64 { return binary.BigEndian.Uint64(sum[:]) >> 3 }
 
 // ListDigest returns the digest of a chunk list: of offset, size, zeros and digest of each chunk, never of its place
 // in a blob. Lists with equal digests may share a partial object.
 func ListDigest(chunks []Chunk) digest.Digest {
-	b := make([]byte, 0, 64+len(chunks)*96)
+	s := sha256.Sum256(appendList(make([]byte, 0, 64+len(chunks)*96), chunks))
+	return digest.NewDigestFromBytes(digest.SHA256, s[:])
+}
+
+// appendList appends what the sha256 of is a ListDigest.
+func appendList(b []byte, chunks []Chunk) []byte {
 	b = append(b, "tocsin chunk list 1\n"...)
 	for _, c := range chunks {
 		b = binary.LittleEndian.AppendUint64(b, uint64(c.Off))
@@ -107,8 +120,7 @@ func ListDigest(chunks []Chunk) digest.Digest {
 		b = append(b, c.Digest...)
 		b = append(b, '\n')
 	}
-	s := sha256.Sum256(b)
-	return digest.NewDigestFromBytes(digest.SHA256, s[:])
+	return b
 }
 
 // SingleList returns the ListDigest of a file that is one data chunk, as files that came from a tar are.

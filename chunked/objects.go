@@ -21,15 +21,6 @@ const (
 	zerosBit    = 1 << 63
 )
 
-// objectID is what makes two files of a layer the same object.
-type objectID struct{ digest, list digest.Digest }
-
-type buildObject struct {
-	key    ObjectKey
-	number uint64
-	chunks []Chunk
-}
-
 // object returns the number, plus one, of the object with the content of e; 0 for an empty file.
 func (b *IndexBuilder) object(e *Entry) (int32, error) {
 	if e.Size == 0 && len(e.Chunks) == 0 {
@@ -38,16 +29,29 @@ func (b *IndexBuilder) object(e *Entry) (int32, error) {
 	if err := b.checkContent(e); err != nil {
 		return 0, err
 	}
-	id := objectID{e.Digest, ListDigest(e.Chunks)}
+	b.scratch = appendList(b.scratch[:0], e.Chunks)
+	list := sha256.Sum256(b.scratch)
+	b.scratch = appendKey(b.scratch[:0], e.Digest, list[:])
+	id := sha256.Sum256(b.scratch) // two files are one object when digest and chunk list are equal
 	if n, ok := b.objectIDs[id]; ok {
-		if b.objects[n].key.Size != e.Size {
+		if binary.LittleEndian.Uint64(b.objs[int(n)*b.objectSize()+8:]) != uint64(e.Size) {
 			return 0, malformed("%q: %s has two sizes", e.Name, e.Digest)
 		}
 		return n + 1, nil
 	}
-	key := ObjectKey{Digest: e.Digest, Size: e.Size, List: id.list}
-	n := int32(len(b.objects))
-	b.objects = append(b.objects, buildObject{key, key.Number(), e.Chunks})
+	n := int32(len(b.objs) / b.objectSize())
+	le := binary.LittleEndian
+	b.objs = le.AppendUint64(b.objs, numberOf(&id))
+	b.objs = le.AppendUint64(b.objs, uint64(e.Size))
+	b.objs = le.AppendUint32(b.objs, uint32(len(b.chunks)/b.chunkSize()))
+	b.objs = le.AppendUint32(b.objs, uint32(len(e.Chunks)))
+	b.objs = appendHex(append(b.objs, list[:]...), e.Digest)
+	for _, c := range e.Chunks {
+		b.chunks = appendChunk(b.chunks, c)
+	}
+	if len(b.chunks)/b.chunkSize() > MaxEntries {
+		return 0, tooBig("more than %d chunks in one layer", MaxEntries)
+	}
 	b.objectIDs[id] = n
 	return n + 1, nil
 }
@@ -86,41 +90,40 @@ func (b *IndexBuilder) digestSize() int {
 	return b.alg.Size()
 }
 
-// writeObjects writes objects and chunks in the order of object numbers, and returns where each has gone.
-func (b *IndexBuilder) writeObjects(w *tableWriter) (order []uint32, err error) {
-	sorted := make([]uint32, len(b.objects))
-	for i := range sorted {
-		sorted[i] = uint32(i)
+func (b *IndexBuilder) objectSize() int { return objectFixed + b.digestSize() }
+func (b *IndexBuilder) chunkSize() int  { return chunkFixed + b.digestSize() }
+
+// writeObjects puts objects in the order of their numbers and chunks in the order of objects, and returns where each
+// object has gone.
+func (b *IndexBuilder) writeObjects(w *tableWriter) (order []uint32) {
+	le, size, chunkSize := binary.LittleEndian, b.objectSize(), b.chunkSize()
+	record := func(i uint32) []byte { return b.objs[int(i)*size:][:size] }
+	type place struct {
+		number uint64
+		i      uint32
 	}
-	slices.SortFunc(sorted, func(x, y uint32) int {
-		p, q := &b.objects[x], &b.objects[y]
-		if p.number != q.number {
-			return cmp.Compare(p.number, q.number)
+	sorted := make([]place, len(b.objs)/size)
+	for i := range sorted {
+		sorted[i] = place{le.Uint64(record(uint32(i))), uint32(i)}
+	}
+	slices.SortFunc(sorted, func(x, y place) int {
+		if x.number != y.number {
+			return cmp.Compare(x.number, y.number)
 		}
-		return cmp.Or(cmp.Compare(p.key.Digest, q.key.Digest), cmp.Compare(p.key.List, q.key.List))
+		return bytes.Compare(record(x.i)[24:], record(y.i)[24:])
 	})
 	order = make([]uint32, len(sorted))
-	objs, chunks, count := []byte(nil), []byte(nil), 0
-	objs = slices.Grow(objs, len(sorted)*(objectFixed+b.digestSize()))
-	chunks = slices.Grow(chunks, len(sorted)*(chunkFixed+b.digestSize()))
-	le := binary.LittleEndian
-	for at, i := range sorted {
-		o := &b.objects[i]
-		order[i] = uint32(at)
-		objs = le.AppendUint64(objs, o.number)
-		objs = le.AppendUint64(objs, uint64(o.key.Size))
-		objs = le.AppendUint32(objs, uint32(count))
-		objs = le.AppendUint32(objs, uint32(len(o.chunks)))
-		objs = appendHex(appendHex(objs, o.key.List), o.key.Digest)
-		for _, c := range o.chunks {
-			chunks = appendChunk(chunks, c)
-		}
-		if count += len(o.chunks); count > MaxEntries {
-			return nil, tooBig("more than %d chunks in one layer", MaxEntries)
-		}
+	objs, chunks := make([]byte, 0, len(b.objs)), make([]byte, 0, len(b.chunks))
+	for at, p := range sorted {
+		order[p.i] = uint32(at)
+		o := record(p.i)
+		first, n := int(le.Uint32(o[16:])), int(le.Uint32(o[20:]))
+		objs = append(objs, o...)
+		le.PutUint32(objs[at*size+16:], uint32(len(chunks)/chunkSize))
+		chunks = append(chunks, b.chunks[first*chunkSize:(first+n)*chunkSize]...)
 	}
 	w.sec[secObjects], w.sec[secChunks] = objs, chunks
-	return order, nil
+	return order
 }
 
 func appendChunk(b []byte, c Chunk) []byte {
@@ -138,8 +141,10 @@ func appendChunk(b []byte, c Chunk) []byte {
 
 // appendHex appends the raw bytes of a digest that was found valid.
 func appendHex(b []byte, d digest.Digest) []byte {
-	b, _ = hex.AppendDecode(b, []byte(d.Encoded()))
-	return b
+	from := len(b)
+	b = append(b, d.Encoded()...)
+	n, _ := hex.Decode(b[from:], b[from:]) // in place: what is written lies before what is read
+	return b[:from+n]
 }
 
 // knownAlgorithm says whether d claims one of the algorithms of the image spec.
