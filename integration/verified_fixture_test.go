@@ -109,7 +109,7 @@ func (f *far) publish(t *testing.T, repo, sentinel string, layers ...mkimage.Lay
 	if _, err := mkimage.Write(t.Context(), layout, "x", layers, nil); err != nil {
 		t.Fatal(err)
 	}
-	env := &copy.Env{Registry: f.client, Logger: quiet()}
+	env := &copy.Env{Registry: f.client}
 	_, err := copy.Copy(t.Context(), env, ref(t, "oci:"+layout+":x"), ref(t, f.ref(repo)),
 		&copy.Options{Compress: copy.Compression{Algorithm: "zstd:chunked"}, Sentinel: sentinel})
 	if err != nil {

@@ -174,7 +174,7 @@ func isZeros(r io.Reader) bool {
 	}
 }
 
-// Has says whether chunk i may be read. Once true it stays true until Close.
+// Has says whether chunk i may be read. Once true it stays true until Close, unless Finish finds that it rotted.
 func (p *Partial) Has(i int) bool { return i >= 0 && i < p.n && p.m.has(i) }
 
 // Missing counts the chunks that are not there yet.
@@ -242,7 +242,8 @@ func (p *Partial) ReadAt(b []byte, off int64) (int, error) { return p.f.ReadAt(b
 
 // Finish turns a full partial object into an object: hashes the whole, compares, syncs, and gives it its name. Nil
 // means the object is there, whoever completed it. ErrDigestMismatch: the chunks are right and the whole is not, so
-// the TOC contradicts itself; the partial object is removed as soon as nobody fills it. p stays readable until Close.
+// the TOC contradicts itself; the partial object is removed as soon as nobody fills it. ErrCorrupt: chunks are no
+// longer what was written; they are missing again. p stays readable until Close.
 func (p *Partial) Finish() error {
 	p.finish.Lock()
 	defer p.finish.Unlock()
@@ -252,10 +253,15 @@ func (p *Partial) Finish() error {
 	if n := p.Missing(); n > 0 {
 		return fmt.Errorf("finish object %s: %w: %d of %d chunks are missing", p.key.Digest, ErrConflict, n, p.n)
 	}
-	if err := p.verifyWhole(); err != nil {
-		if errors.Is(err, ErrDigestMismatch) {
+	err := p.verifyWhole()
+	if errors.Is(err, ErrDigestMismatch) {
+		if rerr := p.unmarkRot(); rerr != nil {
+			err = rerr
+		} else {
 			p.removeIfAlone()
 		}
+	}
+	if err != nil {
 		return fmt.Errorf("finish object %s: %w", p.key.Digest, err)
 	}
 	if err := p.publish(); err != nil {
@@ -275,6 +281,24 @@ func (p *Partial) verifyWhole() error {
 		return fmt.Errorf("%w: %d bytes, want %d", ErrDigestMismatch, n, p.key.Size)
 	}
 	return nil
+}
+
+// unmarkRot looks for chunks that are not what their digests say and makes them missing again. Nil: there are none.
+func (p *Partial) unmarkRot() error {
+	rotten := 0
+	for i := range p.n {
+		if p.recheck(i) {
+			continue
+		}
+		rotten++
+		if err := p.m.put(i, 0); err != nil {
+			return err
+		}
+	}
+	if rotten == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: %d of %d chunks changed at rest", ErrCorrupt, rotten, p.n)
 }
 
 // publish links the hashed file itself, by descriptor. A rename would go by name, and the name may belong to an

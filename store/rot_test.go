@@ -107,3 +107,51 @@ func compareAnswers(t *testing.T, at int, want, got answers) {
 		}
 	}
 }
+
+// Chunks that changed at rest are the disk's fault and not the TOC's: they are missing again, and what is right stays.
+func TestPartialRot(t *testing.T) {
+	s := newStore(t)
+	f := newTestFile(4)
+	p := f.open(t, s)
+	for i := range f.n {
+		f.fill(t, p, i)
+	}
+	data, err := os.OpenFile(p.path, os.O_RDWR, 0)
+	ok(t, err)
+	defer data.Close()
+	_, err = data.WriteAt([]byte{f.content[9] ^ 4}, 9)
+	ok(t, err)
+	wantIs(t, p.Finish(), ErrCorrupt)
+	for i := range f.n {
+		if p.Has(i) != (i != 1) {
+			t.Errorf("chunk %d: %v", i, p.Has(i))
+		}
+	}
+	f.fill(t, p, 1)
+	ok(t, p.Finish())
+	if got := must[[]byte](t)(os.ReadFile(s.path(objectRel(f.key().Digest)))); !bytes.Equal(got, f.content) {
+		t.Error("wrong object")
+	}
+	wantClean(t, s)
+}
+
+// Within one boot a byte of the map other than 1 is no mark, whatever it is.
+func TestMapBytesOtherThanOne(t *testing.T) {
+	s := newStore(t)
+	f := newTestFile(2)
+	p := f.open(t, s)
+	f.fill(t, p, 0)
+	f.fill(t, p, 1)
+	marks, err := os.OpenFile(p.path+".map", os.O_RDWR, 0)
+	ok(t, err)
+	defer marks.Close()
+	for v := range 256 {
+		_, err := marks.WriteAt([]byte{byte(v)}, mapHeader)
+		ok(t, err)
+		again := must[*Partial](t)(s.OpenPartial(f.key(), f.span, f.n))
+		if there := v == 1; p.Has(0) != there || again.Has(0) != there || (p.Missing() == 0) != there || !again.Has(1) {
+			t.Errorf("byte %d: %v, %v, %d missing", v, p.Has(0), again.Has(0), p.Missing())
+		}
+		ok(t, again.Close())
+	}
+}

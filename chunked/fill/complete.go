@@ -55,6 +55,9 @@ func (o *object) finished(fin *finish, err error) {
 		o.state.bad = err
 		o.pool.count.mismatches.Add(1)
 		l, from = o.state.layer, o.state.from
+	case errors.Is(err, store.ErrCorrupt): // chunks rotted and are missing again; nobody's fault but the disk's
+		o.pool.opt.Logger.Error("partial object changed at rest", "object", o.key.Digest, "err", err)
+		o.state.fin = nil
 	}
 	fin.err = err
 	bad := o.state.bad != nil
