@@ -7,6 +7,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/tocsin/tocsin/copy/registry"
 	"github.com/tocsin/tocsin/manifest"
 )
 
@@ -21,6 +22,15 @@ func Copy(ctx context.Context, env *Env, src, dst manifest.Ref, o *Options) (*Re
 		return nil, err
 	}
 	res, err := copyFrom(ctx, env, from, dst, o)
+	if errors.Is(err, registry.ErrNoRanges) && o.Platform != nil && o.Prefer == manifest.PreferVariant {
+		// The variant was only preferred, and this place cannot serve it. The plain image comes under its own rules.
+		why := fmt.Sprintf("the plain image was taken and not its sentinel variant: %v", err)
+		plain := *o
+		plain.Prefer = manifest.PreferPlain
+		if res, err = copyFrom(ctx, env, from, dst, &plain); err == nil {
+			res.Notes = append(res.Notes, why)
+		}
+	}
 	if err := errors.Join(err, from.close()); err != nil {
 		return nil, fmt.Errorf("copy %s to %s: %w", src, dst, err)
 	}

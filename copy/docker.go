@@ -19,6 +19,7 @@ import (
 type docker struct {
 	ref  manifest.Ref
 	repo *registry.Repo
+	from string // of a destination: another repository of the same host that has the blobs, or ""
 }
 
 func newDocker(env *Env, ref manifest.Ref) *docker {
@@ -56,6 +57,10 @@ func (d *docker) blob(ctx context.Context, desc v1.Descriptor) (io.ReadCloser, e
 	return d.repo.Blob(ctx, desc)
 }
 
+func (d *docker) layer(ctx context.Context, desc v1.Descriptor) (io.ReadCloser, error) {
+	return d.blob(ctx, desc)
+}
+
 func (d *docker) ranged(desc v1.Descriptor) (fill.Source, store.Source) {
 	return d.repo.Ranged(desc.Digest, desc.Size), store.Source{
 		Host: d.ref.Host, Repo: d.ref.Repo, Blob: desc.Digest, Size: desc.Size, MediaType: desc.MediaType,
@@ -66,7 +71,20 @@ func (d *docker) has(ctx context.Context, desc v1.Descriptor) (bool, error) {
 	return d.repo.HasBlob(ctx, desc)
 }
 
+// mountFrom lets the registry take blobs from a source that it holds itself.
+func (d *docker) mountFrom(src *docker) {
+	if src.ref.Host == d.ref.Host && src.ref.Repo != d.ref.Repo {
+		d.from = src.ref.Repo
+	}
+}
+
 func (d *docker) put(ctx context.Context, desc v1.Descriptor, open func() (io.ReadCloser, error)) error {
+	if d.from != "" {
+		// A registry that does not want to mount is no failure: the blob is sent then.
+		if done, err := d.repo.Mount(ctx, desc, d.from); err == nil && done {
+			return nil
+		}
+	}
 	return d.repo.PutBlob(ctx, desc, open)
 }
 

@@ -13,33 +13,10 @@ import (
 	"github.com/tocsin/tocsin/manifest"
 )
 
-// encodedFlight is a layer being encoded, or what came out.
-type encodedFlight struct {
-	flight
-	desc v1.Descriptor
-}
-
 // encode makes one layer anew in the asked compression and stores it. The tar inside stays the same, and is compared
 // with the config's diffID on the way.
 func (r *runner) encode(ctx context.Context, l manifest.Layer) (v1.Descriptor, error) {
-	r.mu.Lock()
-	f, joined := r.made[l.Digest]
-	if !joined {
-		f = &encodedFlight{flight: flight{done: make(chan struct{})}}
-		r.made[l.Digest] = f
-	}
-	r.mu.Unlock()
-	if joined {
-		select {
-		case <-f.done:
-			return f.desc, f.err
-		case <-ctx.Done():
-			return v1.Descriptor{}, ctx.Err()
-		}
-	}
-	f.desc, f.err = r.encodeOnce(ctx, l)
-	close(f.done)
-	return f.desc, f.err
+	return r.made.do(ctx, layerKey{blob: l.Digest, diffID: l.DiffID}, func() (v1.Descriptor, error) { return r.encodeOnce(ctx, l) })
 }
 
 func (r *runner) encodeOnce(ctx context.Context, l manifest.Layer) (v1.Descriptor, error) {
@@ -75,39 +52,51 @@ func (r *runner) encodeAs(ctx context.Context, l manifest.Layer, c Compression) 
 }
 
 func (r *runner) encodeInto(ctx context.Context, out io.Writer, l manifest.Layer, c Compression, meter Meter) (v1.Descriptor, error) {
-	blob, err := r.from.blob(ctx, l.Descriptor)
+	layer, err := r.from.layer(ctx, l.Descriptor)
 	if err != nil {
 		return v1.Descriptor{}, err
 	}
-	defer blob.Close()
-	tar, err := openTar(&metered{ReadCloser: blob, meter: meter})
+	defer layer.Close()
+	tar, err := openTar(&metered{ReadCloser: layer, meter: meter})
 	if err != nil {
 		return v1.Descriptor{}, err
 	}
-	d, diffID, err := encodeTar(out, tar, c)
-	// The blob's own digest is known at its end, so it is read to there even if the encoder stopped early; what it
+	d, diffID, err := encodeTar(out, tar, c, l.DiffID.Algorithm())
+	// A blob's own digest is known at its end, so it is read to there even if the encoder stopped early; what it
 	// has to say explains the other error.
 	if err := errors.Join(tar.Close(), err); err != nil {
 		return d, err
 	}
-	if want := l.DiffID; l.Binding == manifest.BindTar && diffID != want {
-		return d, fmt.Errorf("tar of the layer is %s, the config says %s: %w", diffID, want, ErrDiffID)
-	}
-	return d, nil
+	return d, checkDiffID(l, diffID)
 }
 
-// encodeTar writes a tar in a compression and describes the blob that came out.
-func encodeTar(out io.Writer, tar io.Reader, c Compression) (d v1.Descriptor, diffID digest.Digest, err error) {
+// checkDiffID compares a tar with what the image's configuration says of it.
+func checkDiffID(l manifest.Layer, got digest.Digest) error {
+	if l.Binding != manifest.BindTar || got != l.DiffID {
+		return fmt.Errorf("tar of the layer is %s, the config says %s: %w", got, l.DiffID, ErrDiffID)
+	}
+	return nil
+}
+
+// encodeTar writes a tar in a compression, and describes the blob that came out and the tar, by a digest of alg.
+func encodeTar(out io.Writer, tar io.Reader, c Compression, alg digest.Algorithm) (d v1.Descriptor, diffID digest.Digest, err error) {
 	d.MediaType = layerMediaType(c.Algorithm)
+	content := alg.Digester()
 	if c.Algorithm == algoChunked {
+		if alg != digest.SHA256 { // which the format computes anyway
+			tar = io.TeeReader(tar, content.Hash())
+		}
 		w, err := chunked.Compress(out, tar, &chunked.WriterOptions{Level: c.Level})
 		if err != nil {
 			return d, "", err
 		}
 		d.Digest, d.Size, d.Annotations = w.Digest, w.Size, w.TOC.Annotations()
-		return d, w.DiffID, nil
+		if alg == digest.SHA256 {
+			return d, w.DiffID, nil
+		}
+		return d, content.Digest(), nil
 	}
-	blob, content := digest.SHA256.Digester(), digest.SHA256.Digester()
+	blob := digest.SHA256.Digester()
 	counted := &counter{Writer: io.MultiWriter(out, blob.Hash())}
 	enc, err := encoder(counted, c)
 	if err != nil {

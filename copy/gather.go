@@ -7,10 +7,13 @@ import (
 	"io"
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/tocsin/tocsin/manifest"
 )
+
+// readsAtOnce bounds the manifests of one list that are read at once.
+const readsAtOnce = 8
 
 // gather reads the manifests and configs that plan needs, and nothing else.
 func gather(ctx context.Context, src source, o *Options) (situation, error) {
@@ -34,20 +37,20 @@ func gather(ctx context.Context, src source, o *Options) (situation, error) {
 			return s, fmt.Errorf("list %s: %w", top.digest, err)
 		}
 		in, err := fetchInstance(ctx, src, d)
-		s.top, s.instances = in.doc, []instance{in}
+		s.top, s.instances, s.flattened = in.doc, []instance{in}, true
 		return s, err
 	}
 	s.list = list
 	s.instances = make([]instance, len(list.Instances))
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(8)
-	for i, d := range list.Instances {
-		g.Go(func() (err error) {
-			s.instances[i], err = fetchInstance(ctx, src, d)
+	slots := semaphore.NewWeighted(readsAtOnce)
+	return s, forEach(ctx, len(list.Instances), func(ctx context.Context, i int) (err error) {
+		if err := slots.Acquire(ctx, 1); err != nil {
 			return err
-		})
-	}
-	return s, g.Wait()
+		}
+		defer slots.Release(1)
+		s.instances[i], err = fetchInstance(ctx, src, list.Instances[i])
+		return err
+	})
 }
 
 func descriptorOf(d document) v1.Descriptor {

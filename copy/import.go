@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"sync"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/tocsin/tocsin/chunked/fill"
@@ -19,13 +18,16 @@ import (
 
 // importer takes images apart into the store: files become objects, layers become rows with an index.
 type importer struct {
-	env   *Env
-	from  source
-	slots *semaphore.Weighted // layers under way, of all images
+	env    *Env
+	from   source
+	slots  *semaphore.Weighted // layers under way, of all images
+	layers flights[layerKey, uint64]
+	pin    string
 
 	mu     sync.Mutex
-	pin    string
 	target store.PinTarget // what gc must keep until the records are committed
+	notes  []string
+	left   error // why images were left out
 }
 
 // runImport carries out a plan whose destination is the store. Nothing has a name before everything is there.
@@ -33,27 +35,54 @@ func runImport(ctx context.Context, env *Env, from source, dst manifest.Ref, s s
 	im := &importer{env: env, from: from, slots: semaphore.NewWeighted(int64(env.jobs())), pin: "copy/" + rand.Text()}
 	defer func() { err = errors.Join(err, env.Store.Unpin(im.pin)) }()
 	records := make([]*store.Record, len(p.images))
-	g, gctx := errgroup.WithContext(ctx)
-	for i, ip := range p.images {
+	err = forEach(ctx, len(p.images), func(ctx context.Context, i int) (err error) {
+		ip := p.images[i]
 		if ip.image == nil {
-			continue // an artifact has no files; its list still names it
+			im.note("%s is no container image: its manifest is kept, but not its blobs", ip.doc.digest)
+			return nil
 		}
-		g.Go(func() (err error) {
-			records[i], err = im.image(gctx, ip)
-			if err != nil {
-				err = fmt.Errorf("instance %s: %w", ip.doc.digest, err)
-			}
-			return err
-		})
+		records[i], err = im.image(ctx, ip)
+		if errors.Is(err, registry.ErrNoRanges) && len(p.images) > 1 {
+			im.leaveOut(ip, err)
+			return nil
+		}
+		if err != nil {
+			err = fmt.Errorf("instance %s: %w", ip.doc.digest, err)
+		}
+		return err
+	})
+	if err == nil {
+		err = ctx.Err()
 	}
-	if err := g.Wait(); err != nil {
+	if err != nil {
 		return nil, err
 	}
-	return commitRecords(env, dst, s, p, records)
+	c := commitOf(dst, s, p, records)
+	if len(c.Records) == 0 {
+		return nil, errors.Join(im.left, fmt.Errorf("%s holds no container image that can be kept: %w", s.top.digest, ErrNotFound))
+	}
+	if err := env.Store.Commit(c); err != nil {
+		return nil, err
+	}
+	return &Result{Digest: s.top.digest, MediaType: s.top.mediaType, Instances: len(c.Records), Notes: im.notes}, nil
 }
 
-// commitRecords makes the images visible in one transaction.
-func commitRecords(env *Env, dst manifest.Ref, s situation, p *copyPlan, records []*store.Record) (*Result, error) {
+func (im *importer) note(format string, args ...any) {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	im.notes = append(im.notes, fmt.Sprintf(format, args...))
+}
+
+// leaveOut goes on without a variant that this source cannot serve: its plain sibling has a record of its own.
+func (im *importer) leaveOut(ip imagePlan, why error) {
+	im.note("%s was left out: %v", ip.doc.digest, why)
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	im.left = errors.Join(im.left, why)
+}
+
+// commitOf puts together what makes the images visible in one transaction. Images without a record are not.
+func commitOf(dst manifest.Ref, s situation, p *copyPlan, records []*store.Record) store.Commit {
 	c := store.Commit{Top: s.top.digest}
 	if dst.Tag != "" {
 		c.Name = dst.StoreName()
@@ -70,44 +99,35 @@ func commitRecords(env *Env, dst manifest.Ref, s situation, p *copyPlan, records
 			c.Records = append(c.Records, *rec)
 		}
 	}
-	if len(c.Records) == 0 {
-		return nil, fmt.Errorf("%s holds no container image: %w", s.top.digest, ErrNotFound)
-	}
-	if err := env.Store.Commit(c); err != nil {
-		return nil, err
-	}
-	return &Result{Digest: s.top.digest, MediaType: s.top.mediaType, Instances: len(c.Records)}, nil
+	return c
 }
 
-// image brings one image's config and layers into the store and describes them.
+// image brings one image's layers and config into the store and describes them. The layers come first, because an
+// image that cannot be had leaves nothing behind then.
 func (im *importer) image(ctx context.Context, ip imagePlan) (*store.Record, error) {
 	img := ip.image
-	config := img.Manifest.Config
-	if err := im.env.Store.PutBlob(ctx, config.Digest, bytes.NewReader(img.Config.Raw)); err != nil {
-		return nil, fmt.Errorf("config %s: %w", config.Digest, err)
-	}
 	layers := img.DataLayers()
 	numbers := make([]uint64, len(layers))
-	g, ctx := errgroup.WithContext(ctx)
-	for i, l := range layers {
-		g.Go(func() (err error) {
-			if err := im.slots.Acquire(ctx, 1); err != nil {
-				return err
-			}
-			defer im.slots.Release(1)
-			numbers[i], err = im.layer(ctx, img, l)
-			if err != nil {
-				err = fmt.Errorf("layer %s: %w", l.Digest, err)
-			}
-			return err
+	err := forEach(ctx, len(layers), func(ctx context.Context, i int) (err error) {
+		l := layers[i]
+		numbers[i], err = im.layers.do(ctx, layerKey{l.Digest, l.DiffID, img.Trust}, func() (uint64, error) {
+			return im.layer(ctx, img.Trust, l)
 		})
-	}
-	if err := g.Wait(); err != nil {
+		if err != nil {
+			err = fmt.Errorf("layer %s: %w", l.Digest, err)
+		}
+		return err
+	})
+	if err != nil {
 		return nil, err
 	}
 	size, err := im.contentSize(numbers)
 	if err != nil {
 		return nil, err
+	}
+	config := img.Manifest.Config
+	if err := im.env.Store.PutBlob(ctx, config.Digest, bytes.NewReader(img.Config.Raw)); err != nil {
+		return nil, fmt.Errorf("config %s: %w", config.Digest, err)
 	}
 	return &store.Record{
 		Size:     size,
@@ -155,14 +175,16 @@ func wayOf(l manifest.Layer, trust manifest.Trust, ranges bool) (layerWay, error
 }
 
 // layer brings one layer in and returns its number in the store.
-func (im *importer) layer(ctx context.Context, img *manifest.Image, l manifest.Layer) (uint64, error) {
-	if img.Trust != manifest.TOCOnly {
-		if n, ok, err := im.reuse(ctx, l); err != nil || ok {
-			return n, err
-		}
+func (im *importer) layer(ctx context.Context, trust manifest.Trust, l manifest.Layer) (uint64, error) {
+	if err := im.slots.Acquire(ctx, 1); err != nil {
+		return 0, err
+	}
+	defer im.slots.Release(1)
+	if n, ok, err := im.reuse(trust, l); err != nil || ok {
+		return n, err
 	}
 	src, where := im.from.ranged(l.Descriptor)
-	way, err := wayOf(l, img.Trust, src != nil)
+	way, err := wayOf(l, trust, src != nil)
 	if err != nil {
 		return 0, err
 	}
@@ -176,9 +198,19 @@ func (im *importer) layer(ctx context.Context, img *manifest.Image, l manifest.L
 	return n, err
 }
 
-// reuse finds a layer whose tar this machine verified to be the one that the config names. A layer known only by its
-// TOC never counts.
-func (im *importer) reuse(ctx context.Context, l manifest.Layer) (uint64, bool, error) {
+// reuse finds a layer that is here whole: of a plain image one whose tar this machine verified to be the one that the
+// config names, of a variant none, because its TOC has to be looked at anyway.
+func (im *importer) reuse(trust manifest.Trust, l manifest.Layer) (uint64, bool, error) {
+	if stored, ok := im.from.(*storeSource); ok {
+		n, err := stored.layerOf(l.Digest, trust == manifest.TOCOnly)
+		if err != nil {
+			return 0, false, err
+		}
+		return n, true, im.keep(n)
+	}
+	if trust == manifest.TOCOnly {
+		return 0, false, nil
+	}
 	row, err := im.env.Store.LayerByDiffID(l.DiffID)
 	if errors.Is(err, store.ErrNotFound) {
 		return 0, false, nil
@@ -193,11 +225,12 @@ func (im *importer) reuse(ctx context.Context, l manifest.Layer) (uint64, bool, 
 	if err != nil {
 		return 0, false, err
 	}
-	err = layer.Ensure(ctx, nil, fill.Foreground)
-	if errors.Is(err, fill.ErrNoSource) {
-		return 0, false, nil // some of its files are gone and nobody has them: bring the layer in anew
+	for i := range layer.Index().NumObjects() {
+		if o := layer.Index().Object(i); !im.env.Store.HasObject(o.Digest, o.Size) {
+			return 0, false, nil
+		}
 	}
-	return row.Number, err == nil, err
+	return row.Number, true, nil
 }
 
 func (im *importer) bring(ctx context.Context, l manifest.Layer, way layerWay, src fill.Source, where store.Source, meter Meter) (uint64, error) {

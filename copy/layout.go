@@ -171,6 +171,10 @@ func (l *layout) blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, erro
 	return newVerified(f, d), nil
 }
 
+func (l *layout) layer(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error) {
+	return l.blob(ctx, d)
+}
+
 func (l *layout) ranged(d v1.Descriptor) (fill.Source, store.Source) {
 	return &layoutRanges{layout: l, digest: d.Digest}, store.Source{}
 }

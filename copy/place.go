@@ -28,6 +28,8 @@ type source interface {
 	manifest(ctx context.Context, d v1.Descriptor) (document, error)
 	// blob reads a config or layer. The reader fails before EOF when the bytes are not d's.
 	blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error)
+	// layer reads a layer's tar in any compression, for a reader that compares the tar itself with its diffID.
+	layer(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error)
 	// ranged offers a blob for ranged reads and says where it is; nil when this place has no ranges.
 	ranged(d v1.Descriptor) (fill.Source, store.Source)
 	// close lets go of what the source holds.

@@ -15,6 +15,7 @@ type situation struct {
 	list      *manifest.List // nil: top is a single image
 	instances []instance     // of list, in its order, or the one image
 	digested  digest.Digest  // the digest that the destination's reference asks for, or ""
+	flattened bool           // the source named a list, of which one instance is copied
 	toStore   bool
 	encoded   bool // the source has the layers as blobs; the store has only their files
 }
@@ -73,6 +74,13 @@ func plan(s situation, o *Options) (*copyPlan, error) {
 	if s.toStore && (o.Compress.Algorithm != "" || o.Sentinel != "" && o.Sentinel != sentinelNone) {
 		return nil, fmt.Errorf("the store keeps files, not layers, so neither --compress nor --sentinel means anything there: %w", ErrUsage)
 	}
+	reason := cannotModify(s, o)
+	if reason != "" && optional {
+		layout = "" // nobody asked for a variant by name, so keeping digests comes first (S12)
+	}
+	if s.flattened && o.Preserve {
+		return nil, fmt.Errorf("one image of a list is not the list, but %s: %w", reason, ErrPreserve)
+	}
 	p := &copyPlan{layout: layout, optional: optional}
 	served := variantPlatforms(s.instances)
 	for _, in := range s.instances {
@@ -83,7 +91,7 @@ func plan(s situation, o *Options) (*copyPlan, error) {
 		p.images = append(p.images, ip)
 	}
 	p.top = planTop(s, p)
-	if reason := cannotModify(s, o); reason != "" && p.top != topKeep {
+	if reason != "" && p.top != topKeep {
 		return nil, fmt.Errorf("the manifest would change, but %s: %w", reason, ErrPreserve)
 	}
 	return p, nil

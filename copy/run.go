@@ -8,7 +8,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/tocsin/tocsin/manifest"
@@ -22,23 +21,27 @@ type runner struct {
 	options *Options
 	slots   *semaphore.Weighted // blobs under way, of all instances
 
+	blobs flights[digest.Digest, struct{}] // copied, or being copied
+	made  flights[layerKey, v1.Descriptor] // layers encoded anew
+
 	mu    sync.Mutex
-	blobs map[digest.Digest]*flight        // copies under way or done, so that a shared layer moves once
-	made  map[digest.Digest]*encodedFlight // layers encoded anew, by the digest they had
 	notes []string
 }
 
-type flight struct {
-	done chan struct{}
-	err  error
+// layerKey is a layer together with what its image says its tar is: images that disagree share nothing.
+type layerKey struct {
+	blob, diffID digest.Digest
+	trust        manifest.Trust
 }
 
 func newRunner(env *Env, from source, to destination, o *Options) *runner {
+	src, ok := from.(*docker)
+	if dst, isDocker := to.(*docker); ok && isDocker {
+		dst.mountFrom(src)
+	}
 	return &runner{
 		env: env, from: from, to: to, options: o,
 		slots: semaphore.NewWeighted(int64(env.jobs())),
-		blobs: make(map[digest.Digest]*flight),
-		made:  make(map[digest.Digest]*encodedFlight),
 	}
 }
 
@@ -56,17 +59,14 @@ type written struct {
 
 func (r *runner) run(ctx context.Context, s situation, p *copyPlan) (*Result, error) {
 	out := make([]written, len(p.images))
-	g, gctx := errgroup.WithContext(ctx)
-	for i, ip := range p.images {
-		g.Go(func() (err error) {
-			out[i], err = r.image(gctx, ip, p)
-			if err != nil {
-				err = fmt.Errorf("instance %s: %w", ip.doc.digest, err)
-			}
-			return err
-		})
-	}
-	if err := g.Wait(); err != nil {
+	err := forEach(ctx, len(p.images), func(ctx context.Context, i int) (err error) {
+		out[i], err = r.image(ctx, p.images[i], p)
+		if err != nil {
+			err = fmt.Errorf("instance %s: %w", p.images[i].doc.digest, err)
+		}
+		return err
+	})
+	if err != nil {
 		return nil, err
 	}
 	top, err := assemble(s, p, out)
@@ -83,6 +83,9 @@ func (r *runner) run(ctx context.Context, s situation, p *copyPlan) (*Result, er
 				return nil, err
 			}
 		}
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
 	}
 	if err := r.to.commit(ctx, top); err != nil {
 		return nil, err
@@ -129,34 +132,29 @@ func (r *runner) image(ctx context.Context, ip imagePlan, p *copyPlan) (written,
 }
 
 func (r *runner) artifact(ctx context.Context, ip imagePlan) (written, error) {
-	g, ctx := errgroup.WithContext(ctx)
-	for _, d := range ip.blobs {
-		g.Go(func() error { return r.blob(ctx, d) })
-	}
 	if !ip.plain {
-		return written{}, g.Wait()
+		return written{}, nil
 	}
-	return written{plain: &ip.doc}, g.Wait()
+	return written{plain: &ip.doc}, forEach(ctx, len(ip.blobs), func(ctx context.Context, i int) error {
+		return r.blob(ctx, ip.blobs[i])
+	})
 }
 
 // layers brings every layer to the destination and returns the descriptors they have there.
 func (r *runner) layers(ctx context.Context, ip imagePlan) ([]v1.Descriptor, error) {
 	out := make([]v1.Descriptor, len(ip.image.Layers))
-	g, ctx := errgroup.WithContext(ctx)
-	for i, l := range ip.image.Layers {
-		g.Go(func() (err error) {
-			if ip.encode[i] {
-				out[i], err = r.encode(ctx, l)
-			} else {
-				out[i], err = l.Descriptor, r.blob(ctx, l.Descriptor)
-			}
-			if err != nil {
-				err = fmt.Errorf("layer %d (%s): %w", i, l.Digest, err)
-			}
-			return err
-		})
-	}
-	return out, g.Wait()
+	return out, forEach(ctx, len(out), func(ctx context.Context, i int) (err error) {
+		l := ip.image.Layers[i]
+		if ip.encode[i] {
+			out[i], err = r.encode(ctx, l)
+		} else {
+			out[i], err = l.Descriptor, r.blob(ctx, l.Descriptor)
+		}
+		if err != nil {
+			err = fmt.Errorf("layer %d (%s): %w", i, l.Digest, err)
+		}
+		return err
+	})
 }
 
 // editLayers puts new layers into an image's manifest. The config, and so every diffID, stays as it is: the tars did.
@@ -198,20 +196,12 @@ func (r *runner) variant(ctx context.Context, im *manifest.Image, chainBound boo
 
 // blob copies one blob as it is, once however many instances share it.
 func (r *runner) blob(ctx context.Context, d v1.Descriptor) error {
-	return r.once(ctx, d.Digest, func() error {
-		if d.MediaType == manifest.SentinelMediaType {
-			return r.putBytes(ctx, d, manifest.SentinelContent())
-		}
-		there, err := r.to.has(ctx, d)
-		if err != nil || there {
-			return err
-		}
-		if err := r.slots.Acquire(ctx, 1); err != nil {
-			return err
-		}
-		defer r.slots.Release(1)
+	if manifest.IsSentinelDigest(d.Digest) {
+		return r.bytes(ctx, d, manifest.SentinelContent())
+	}
+	return r.once(ctx, d, func() error {
 		meter := r.env.progress().Start("copy "+shortDigest(d.Digest), d.Size)
-		err = r.to.put(ctx, d, func() (io.ReadCloser, error) {
+		err := r.to.put(ctx, d, func() (io.ReadCloser, error) {
 			body, err := r.from.blob(ctx, d)
 			if err != nil {
 				return nil, err
@@ -223,36 +213,23 @@ func (r *runner) blob(ctx context.Context, d v1.Descriptor) error {
 	})
 }
 
+// bytes stores a blob that is in memory.
 func (r *runner) bytes(ctx context.Context, d v1.Descriptor, raw []byte) error {
-	return r.once(ctx, d.Digest, func() error { return r.putBytes(ctx, d, raw) })
+	return r.once(ctx, d, func() error { return r.to.put(ctx, d, opener(raw)) })
 }
 
-func (r *runner) putBytes(ctx context.Context, d v1.Descriptor, raw []byte) error {
-	there, err := r.to.has(ctx, d)
-	if err != nil || there {
-		return err
-	}
-	return r.to.put(ctx, d, opener(raw))
-}
-
-// once runs fn for a digest and gives its outcome to everybody who asks for the same digest.
-func (r *runner) once(ctx context.Context, d digest.Digest, fn func() error) error {
-	r.mu.Lock()
-	f, joined := r.blobs[d]
-	if !joined {
-		f = &flight{done: make(chan struct{})}
-		r.blobs[d] = f
-	}
-	r.mu.Unlock()
-	if joined {
-		select {
-		case <-f.done:
-			return f.err
-		case <-ctx.Done():
-			return ctx.Err()
+// once puts a blob that the destination does not have.
+func (r *runner) once(ctx context.Context, d v1.Descriptor, put func() error) error {
+	_, err := r.blobs.do(ctx, d.Digest, func() (struct{}, error) {
+		if err := r.slots.Acquire(ctx, 1); err != nil {
+			return struct{}{}, err
 		}
-	}
-	f.err = fn()
-	close(f.done)
-	return f.err
+		defer r.slots.Release(1)
+		there, err := r.to.has(ctx, d)
+		if err == nil && !there {
+			err = put()
+		}
+		return struct{}{}, err
+	})
+	return err
 }

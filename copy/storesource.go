@@ -2,10 +2,11 @@ package copy
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
+	"slices"
 
+	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/tocsin/tocsin/chunked/fill"
@@ -13,8 +14,7 @@ import (
 	"github.com/tocsin/tocsin/store"
 )
 
-// storeSource reads an image of the store. Its manifests and configs are there as they came; its layers are files, so
-// what blob gives for a layer is the layer's tar, written again.
+// storeSource reads an image of the store. Its manifests and configs are there as they came; its layers are files.
 type storeSource struct {
 	env *Env
 	ref manifest.Ref
@@ -42,57 +42,58 @@ func (s *storeSource) manifest(ctx context.Context, d v1.Descriptor) (document, 
 	return checked(raw, mediaType, d.Digest)
 }
 
-// blob gives a kept blob, or the tar of a layer whose diffID is in the descriptor's place of a digest (see layerTar).
+// blob gives a blob that is kept as it came.
 func (s *storeSource) blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error) {
 	f, err := s.env.Store.OpenBlob(d.Digest)
-	if err == nil {
-		return newVerified(f, d), nil
-	}
-	if !errors.Is(err, store.ErrNotFound) || !manifest.IsLayer(d.MediaType) {
+	if err != nil {
 		return nil, err
 	}
-	n, err := s.layerOf(d)
+	return newVerified(f, d), nil
+}
+
+// layer gives a layer's tar, written again from its files.
+func (s *storeSource) layer(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error) {
+	n, err := s.layerOf(d.Digest, false)
 	if err != nil {
 		return nil, err
 	}
 	return s.tar(ctx, n)
 }
 
-// layerOf finds the stored layer that a manifest's layer descriptor became.
-func (s *storeSource) layerOf(d v1.Descriptor) (uint64, error) {
-	toc, err := manifest.TOCRefOf(d)
-	if err != nil {
-		return 0, err
-	}
-	if toc != nil {
-		row, err := s.env.Store.LayerByTOC(toc.Digest)
-		if err == nil {
-			return row.Number, nil
-		}
-		if !errors.Is(err, store.ErrNotFound) {
-			return 0, err
-		}
-	}
+// layerOf finds the stored layer that a layer of an image became: as its TOC describes it for a variant, as its tar for
+// a plain image.
+func (s *storeSource) layerOf(d digest.Digest, variant bool) (uint64, error) {
 	records, err := s.records()
 	if err != nil {
 		return 0, err
 	}
 	for _, rec := range records {
-		raw, mediaType, err := s.env.Store.Manifest(rec.Manifest)
+		if (rec.Trust == manifest.TOCOnly.String()) != variant {
+			continue
+		}
+		layers, err := s.dataLayers(rec.Manifest)
 		if err != nil {
 			return 0, err
 		}
-		m, err := manifest.ParseManifest(raw, mediaType)
-		if err != nil {
-			return 0, err
-		}
-		for i, l := range m.Layers {
-			if l.Digest == d.Digest && len(m.Layers) == len(rec.Layers) {
-				return rec.Layers[i], nil
-			}
+		i := slices.IndexFunc(layers, func(l v1.Descriptor) bool { return l.Digest == d })
+		if i >= 0 && len(layers) == len(rec.Layers) {
+			return rec.Layers[i], nil
 		}
 	}
-	return 0, fmt.Errorf("layer %s of %s: %w", d.Digest, s.ref, ErrNotFound)
+	return 0, fmt.Errorf("layer %s of %s: %w", d, s.ref, ErrNotFound)
+}
+
+// dataLayers are a manifest's layers without the sentinel, as records have them.
+func (s *storeSource) dataLayers(d digest.Digest) ([]v1.Descriptor, error) {
+	raw, mediaType, err := s.env.Store.Manifest(d)
+	if err != nil {
+		return nil, err
+	}
+	m, err := manifest.ParseManifest(raw, mediaType)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(m.Layers, func(l v1.Descriptor) bool { return l.MediaType == manifest.SentinelMediaType }), nil
 }
 
 func (s *storeSource) records() ([]store.Record, error) {

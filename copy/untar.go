@@ -31,12 +31,11 @@ func (im *importer) tarLayer(ctx context.Context, l manifest.Layer, meter Meter)
 		return 0, err
 	}
 	batch := im.env.Store.NewBatch()
-	u, err := untar(stream, batch)
+	u, err := untar(stream, batch, l.DiffID.Algorithm())
 	if err := errors.Join(stream.Close(), err); err != nil {
 		return 0, errors.Join(err, batch.Abort())
 	}
-	if u.diffID != l.DiffID {
-		err := fmt.Errorf("tar of the layer is %s, the config says %s: %w", u.diffID, l.DiffID, ErrDiffID)
+	if err := checkDiffID(l, u.diffID); err != nil {
 		return 0, errors.Join(err, batch.Abort())
 	}
 	if err := batch.Commit(); err != nil {
@@ -56,9 +55,9 @@ type unpacked struct {
 	split  []byte // tar-split, as chunked.NewTarSplit reads it
 }
 
-// untar stages the content of every file of a tar and describes the rest.
-func untar(stream io.Reader, batch *store.Batch) (*unpacked, error) {
-	whole := digest.SHA256.Digester()
+// untar stages the content of every file of a tar and describes the rest. The diffID is a digest of alg.
+func untar(stream io.Reader, batch *store.Batch, alg digest.Algorithm) (*unpacked, error) {
+	whole := alg.Digester()
 	split, err := newSplitBuffer()
 	if err != nil {
 		return nil, err

@@ -25,7 +25,7 @@ type config struct {
 	Address          string   `toml:"address" comment:"socket that containerd's proxy plugin talks to"`
 	Containerd       string   `toml:"containerd" comment:"containerd's socket, to read manifests that it has already; empty: never ask it"`
 	Mode             string   `toml:"mode" comment:"how a view is given to the kernel: auto or fuse (erofs is not there yet)"`
-	Unbound          string   `toml:"unbound" comment:"images that can be read as tar too: eager (verify is not there yet)"`
+	Unbound          string   `toml:"unbound" comment:"images that can be read as tar too: eager, or verify (lazy, compared in the background; needs unverified_chains)"`
 	UnverifiedChains bool     `toml:"unverified_chains" comment:"serve variants with tar diff_ids before their tars were compared; read docs/trust.md first"`
 	PlainLayers      string   `toml:"plain_layers" comment:"who unpacks ordinary layers: containerd (claim is not there yet)"`
 	Background       string   `toml:"background" comment:"fetch what nobody has read yet: on or off"`
@@ -95,7 +95,7 @@ func (c config) check() error {
 	}
 	errs := []error{
 		oneOf("mode", c.Mode, "auto", "fuse"),
-		oneOf("unbound", c.Unbound, "eager"),
+		oneOf("unbound", c.Unbound, "eager", "verify"),
 		oneOf("plain_layers", c.PlainLayers, "containerd"),
 		oneOf("background", c.Background, "on", "off"),
 		oneOf("store_limit", c.StoreLimit, ""),

@@ -62,6 +62,7 @@ func (a *app) serve(ctx context.Context) (err error) {
 		Remote:           remote{l.repos},
 		Content:          content.reader(),
 		PrepareTimeout:   time.Duration(a.config.PrepareTimeout),
+		VerifyUnbound:    a.config.Unbound == "verify",
 		UnverifiedChains: a.config.UnverifiedChains,
 		Logger:           a.log,
 	})
