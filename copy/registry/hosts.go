@@ -6,9 +6,10 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -59,8 +60,9 @@ type hostEntry struct {
 	err       error
 }
 
-// endpoints returns the servers for a host that have a capability, mirrors first and those that rest last.
-func (c *Client) endpoints(host string, need docker.HostCapabilities) ([]*endpoint, error) {
+// endpoints returns the servers for a host that have a capability, mirrors first, and apart from them those that rest.
+// list is not empty.
+func (c *Client) endpoints(host string, need docker.HostCapabilities) (list, resting []*endpoint, err error) {
 	c.mu.Lock()
 	entry := c.hosts[host]
 	if entry == nil {
@@ -70,9 +72,8 @@ func (c *Client) endpoints(host string, need docker.HostCapabilities) ([]*endpoi
 	c.mu.Unlock()
 	entry.once.Do(func() { entry.endpoints, entry.err = c.loadHost(host) })
 	if entry.err != nil {
-		return nil, entry.err
+		return nil, nil, entry.err
 	}
-	var awake, resting []*endpoint
 	now := c.now()
 	for _, e := range entry.endpoints {
 		switch {
@@ -80,14 +81,16 @@ func (c *Client) endpoints(host string, need docker.HostCapabilities) ([]*endpoi
 		case e.resting(now):
 			resting = append(resting, e)
 		default:
-			awake = append(awake, e)
+			list = append(list, e)
 		}
 	}
-	list := append(awake, resting...)
 	if len(list) == 0 {
-		return nil, fmt.Errorf("registry %s: hosts.toml names no server that may be asked for this", host)
+		list, resting = resting, nil
 	}
-	return list, nil
+	if len(list) == 0 {
+		return nil, nil, fmt.Errorf("registry %s: hosts.toml names no server that may be asked for this", host)
+	}
+	return list, resting, nil
 }
 
 // loadHost asks containerd's host configuration. Its loader reports a hosts.toml that it cannot read in its log only
@@ -179,11 +182,18 @@ func follow(from *url.URL, location string) (*url.URL, error) {
 	return to, nil
 }
 
-// private reports whether a host is a literal address of this machine or a private network, or localhost.
+// private reports whether a host is a literal address of this machine or a private network, or localhost. Spellings of
+// IPv4 addresses that only some resolvers know (127.1, 2130706433, 0x7f.1) count as such: no name ends in a number.
 func private(host string) bool {
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
 	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
 		return true
 	}
-	ip := net.ParseIP(host)
-	return ip != nil && (ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast() || ip.IsUnspecified())
+	ip, err := netip.ParseAddr(host)
+	if err != nil {
+		_, err := strconv.ParseUint(host[strings.LastIndexByte(host, '.')+1:], 0, 64)
+		return err == nil
+	}
+	ip = ip.Unmap()
+	return ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast() || ip.IsUnspecified()
 }

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/tocsin/tocsin/integration/front"
 	"github.com/tocsin/tocsin/manifest"
 )
@@ -34,6 +36,15 @@ func TestFollow(t *testing.T) {
 		{"https://r.example/v2/x", "https://169.254.169.254/latest/meta-data", ""},
 		{"https://r.example/v2/x", "https://10.1.2.3/y", ""},
 		{"https://r.example/v2/x", "https://0.0.0.0/y", ""},
+		{"https://r.example/v2/x", "https://LocalHost/y", ""},
+		{"https://r.example/v2/x", "https://localhost./y", ""},
+		{"https://r.example/v2/x", "https://127.0.0.1./y", ""},
+		{"https://r.example/v2/x", "https://[fe80::1%25eth0]/y", ""},
+		{"https://r.example/v2/x", "https://127.1/y", ""},
+		{"https://r.example/v2/x", "https://2130706433/y", ""},
+		{"https://r.example/v2/x", "https://0x7f.1/y", ""},
+		{"https://r.example/v2/x", "https://[::ffff:127.0.0.1]/y", ""},
+		{"https://r.example/v2/x", "https://93.184.216.34/y", "https://93.184.216.34/y"},
 		{"https://r.example/v2/x", "https://user:pw@cdn.example/y", ""},
 		{"https://r.example/v2/x", "file:///etc/passwd", ""},
 		{"https://r.example/v2/x", "https:///y", ""},
@@ -153,6 +164,33 @@ func TestMirrors(t *testing.T) {
 			t.Fatal(err)
 		}
 		counts(2, 3)
+	})
+	t.Run("one that is left alone neither hides an answer nor takes the retries", func(t *testing.T) {
+		r := newRepo()
+		mirror.Add(front.Rule{Do: front.Reset(-1)})
+		if _, err := readBlob(r, d); err != nil {
+			t.Fatal(err)
+		}
+		absent := v1.Descriptor{Digest: digest.FromString("absent"), Size: 6}
+		if has, err := r.HasBlob(t.Context(), absent); has || err != nil {
+			t.Errorf("a blob that the registry does not have: %v, %v", has, err)
+		}
+		upstream.Add(front.Rule{Times: 2, Do: front.Status(503, "")})
+		if _, err := readBlob(r, d); err != nil {
+			t.Errorf("the registry was not asked again: %v", err)
+		}
+		counts(1, 5)
+	})
+	t.Run("one that is left alone is asked when the registry does not answer", func(t *testing.T) {
+		r := newRepo()
+		mirror.Add(front.Rule{Times: 1, Do: front.Reset(-1)})
+		if _, err := readBlob(r, d); err != nil {
+			t.Fatal(err)
+		}
+		upstream.Add(front.Rule{Do: front.Reset(-1)})
+		if got, err := readBlob(r, d); err != nil || !bytes.Equal(got, data) {
+			t.Error(err)
+		}
 	})
 }
 

@@ -109,6 +109,7 @@ type multipartSegments struct {
 	size     int64
 	boundary string // "": the first delimiter says it
 	current  *exactReader
+	at       int64 // the end of the current part
 }
 
 // The bounds of what stands between two parts.
@@ -134,6 +135,10 @@ func (m *multipartSegments) next() (*segment, error) {
 	if err != nil {
 		return nil, err
 	}
+	if at.Off < m.at { // in order and apart, there cannot be more of them than the blob is long
+		return nil, fmt.Errorf("%w: a part at %d after one that ends at %d", errShape, at.Off, m.at)
+	}
+	m.at = at.End()
 	m.current = &exactReader{m.r, at.Len}
 	return &segment{at, m.current}, nil
 }

@@ -51,7 +51,7 @@ func (r *Repo) rangeSupport() (single, multi Support, err error) {
 	e := r.served
 	r.mu.Unlock()
 	if e == nil {
-		list, err := r.c.endpoints(r.host, docker.HostCapabilityPull)
+		list, _, err := r.c.endpoints(r.host, docker.HostCapabilityPull)
 		if err != nil {
 			return Unknown, Unknown, err
 		}
@@ -300,6 +300,9 @@ func (s *stream) accept(f *fetch, resp *response) error {
 	know.learn(false, false, now)
 	switch {
 	case s.g.Whole && resp.StatusCode == http.StatusOK:
+		for _, f := range s.queue[1:] {
+			f.abandon()
+		}
 		s.queue = s.queue[:1]
 		return nil // the bytes are already on their way
 	case s.g.Whole:

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"reflect"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -328,3 +330,43 @@ func TestRedirectLoopEnds(t *testing.T) {
 		t.Errorf("%d requests", n)
 	}
 }
+
+// A server that serves the first range and then everything gives back the places of the requests that were made ahead.
+func TestRangesThenEverything(t *testing.T) {
+	b := newBench(t, &Options{Jobs: 8})
+	data, d := b.blob(rangedSize)
+	b.front.Add(front.Rule{Times: 1, Do: front.SingleOnly(400)}, front.Rule{Skip: 1, Do: front.IgnoreRange()})
+	var ranges []manifest.Range
+	for off := int64(0); off < rangedSize; off += rangedSize / 8 {
+		ranges = append(ranges, manifest.Range{Off: off, Len: 100})
+	}
+	g := b.r.Ranged(d.Digest, d.Size)
+	g.Whole = true
+	if err := readAll(g, data, ranges); err != nil {
+		t.Error(err)
+	}
+}
+
+// Parts that lie behind what was read already are not waited out, however many there are.
+func TestEndlessPartsAreRefused(t *testing.T) {
+	part := "--x\r\nContent-Range: bytes 0-9/1000\r\n\r\n0123456789\r\n"
+	sent := 0
+	m := &multipartSegments{r: bufio.NewReader(readerFunc(func(p []byte) (int, error) {
+		if sent += len(p); sent > 1<<20 {
+			return 0, errors.New("read on and on")
+		}
+		return copy(p, strings.Repeat(part, len(p)/len(part)+1)[:len(p)/len(part)*len(part)]), nil
+	})), size: 1000, boundary: "x"}
+	for {
+		if _, err := m.next(); err != nil {
+			if !errors.Is(err, errShape) {
+				t.Error(err)
+			}
+			return
+		}
+	}
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }

@@ -47,18 +47,38 @@ type target struct {
 const maxRedirects = 5
 
 // do is the only way to a registry. It asks the servers in turn, mirrors first; the last one is asked again after
-// passing failures. The answer's status is 2xx or one that c.take wants; all else is an error.
+// passing failures. Mirrors that rest are asked only when nobody else answers. The answer's status is 2xx or one that
+// c.take wants; all else is an error.
 func (r *Repo) do(ctx context.Context, c *call) (*response, error) {
 	if err := r.check(); err != nil {
 		return nil, err
 	}
-	list := []*endpoint{c.at}
-	if c.at == nil {
-		var err error
-		if list, err = r.c.endpoints(r.host, c.need); err != nil {
-			return nil, err
-		}
+	if c.at != nil {
+		return r.inTurn(ctx, []*endpoint{c.at}, c)
 	}
+	list, resting, err := r.c.endpoints(r.host, c.need)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := r.inTurn(ctx, list, c)
+	if err == nil || ctx.Err() != nil || len(resting) == 0 || !unanswered(err) {
+		return resp, err
+	}
+	spare := *c
+	spare.once = true
+	if resp, spareErr := r.inTurn(ctx, resting, &spare); spareErr == nil {
+		return resp, nil
+	}
+	return nil, err
+}
+
+// unanswered reports whether an error leaves open what the registry would have said.
+func unanswered(err error) bool {
+	var refused *Error
+	return !errors.As(err, &refused) || passingStatus(refused.Status)
+}
+
+func (r *Repo) inTurn(ctx context.Context, list []*endpoint, c *call) (*response, error) {
 	var mirrors []string
 	for i, e := range list {
 		last := i == len(list)-1

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -32,24 +33,28 @@ func passingStatus(status int) bool {
 }
 
 // passingError reports whether a failure below HTTP may be gone at the next try: connecting, a TLS handshake, a reset,
-// an early end, a stall. A certificate that does not verify, a host that does not exist and the caller's own
-// cancellation stay.
+// an early end, a stall. A certificate that does not verify, a host that does not exist, a file and a cancellation stay. Where
+// the caller's context ended while a connection was made the answer means nothing: look at the context first.
 func passingError(err error) bool {
 	var cert *tls.CertificateVerificationError
 	var unknown x509.UnknownAuthorityError
 	var name x509.HostnameError
 	var dns *net.DNSError
+	var op *net.OpError
+	var file *fs.PathError // net.Error would take its errno
 	switch {
 	case errors.Is(err, errStalled), errors.Is(err, errTokenLost):
 		return true
 	case err != nil && strings.Contains(err.Error(), "server closed idle connection"):
 		return true // net/http has no name for it, and does not itself repeat what has a body
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return false
-	case errors.As(err, &cert), errors.As(err, &unknown), errors.As(err, &name):
-		return false
 	case errors.As(err, &dns):
 		return !dns.IsNotFound
+	case errors.As(err, &op) && op.Timeout():
+		return true // of the dialer, though it claims to be context's
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return false
+	case errors.As(err, &file), errors.As(err, &cert), errors.As(err, &unknown), errors.As(err, &name):
+		return false
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return true
 	}
