@@ -42,6 +42,7 @@ func FuzzTOC(f *testing.F) {
 		if len(doc) > 1<<16 {
 			return
 		}
+		sameAsSlow(t, doc)
 		toc, err := parseDoc(t, doc)
 		if err != nil {
 			if !ours(err) {

@@ -9,6 +9,7 @@ func CleanName(name string) (string, error) {
 	if strings.IndexByte(name, 0) >= 0 {
 		return "", malformed("name %q contains NUL", name)
 	}
+	name = strings.TrimPrefix(strings.TrimSuffix(name, "/"), "./") // as most directories, and all of some tars
 	clean, start := true, 0
 	for i := 0; i <= len(name); i++ {
 		if i < len(name) && name[i] != '/' {

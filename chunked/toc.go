@@ -2,6 +2,7 @@ package chunked
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -45,7 +46,7 @@ func parseTOC(compressed []byte, ref *manifest.TOCRef, blobSize int64) (*TOC, er
 	}
 	defer raw.Close()
 	p := newTOCParser(ref, blobSize)
-	if err := p.parse(json.NewDecoder(raw)); err != nil {
+	if err := p.parse(&scanner{r: raw, size: ref.TOCRawLen}); err != nil {
 		return nil, inputError(err)
 	}
 	return p.toc, p.finish()
@@ -121,33 +122,41 @@ type jsonEntry struct { //nolint:maligned // the wire format has that many field
 }
 
 // parse reads the document; what only the whole of it can show is left to finish.
-func (p *tocParser) parse(dec *json.Decoder) error {
-	if err := expectDelim(dec, '{'); err != nil {
+func (p *tocParser) parse(s *scanner) error {
+	if _, err := s.take("{"); err != nil {
 		return err
 	}
 	seen := map[string]bool{}
-	for dec.More() {
-		tok, err := dec.Token()
-		if err != nil {
+	for sep := byte(','); sep == ','; {
+		if c, err := s.peek(); err == nil && c != '"' {
+			return malformed("%q instead of a key", c)
+		}
+		var key string
+		if err := s.decode(&key); err != nil {
 			return err
 		}
-		key := strings.ToLower(tok.(string)) // a key, so a string; encoding/json folds case too
-		if seen[key] {
+		if key = strings.ToLower(key); seen[key] { // encoding/json folds case too
 			return malformed("%q given twice", key)
 		}
 		seen[key] = true
-		if err := p.parseField(dec, key); err != nil {
+		if _, err := s.take(":"); err != nil {
+			return err
+		}
+		if err := p.parseField(s, key); err != nil {
+			return err
+		}
+		var err error
+		if sep, err = s.take(",}"); err != nil {
 			return err
 		}
 	}
-	if err := expectDelim(dec, '}'); err != nil {
-		return err
-	}
-	if _, err := dec.Token(); err != io.EOF {
-		if err == nil {
-			err = malformed("data after the document")
-		}
-		return err
+	return p.parseEnd(s)
+}
+
+// parseEnd reads what follows the document.
+func (p *tocParser) parseEnd(s *scanner) error {
+	if _, err := s.peek(); err != io.EOF {
+		return cmp.Or(err, malformed("data after the document"))
 	}
 	if p.version != 1 {
 		return malformed("version %d", p.version)
@@ -155,12 +164,12 @@ func (p *tocParser) parse(dec *json.Decoder) error {
 	return nil
 }
 
-func (p *tocParser) parseField(dec *json.Decoder, key string) error {
+func (p *tocParser) parseField(s *scanner, key string) error {
 	switch key {
 	case "version":
-		return dec.Decode(&p.version)
+		return s.decode(&p.version)
 	case "tarsplitdigest":
-		if err := dec.Decode(&p.toc.TarSplitDigest); err != nil {
+		if err := s.decode(&p.toc.TarSplitDigest); err != nil {
 			return err
 		}
 		if d := p.toc.TarSplitDigest; d != "" {
@@ -170,43 +179,38 @@ func (p *tocParser) parseField(dec *json.Decoder, key string) error {
 		}
 		return nil
 	case "entries":
-		return p.parseEntries(dec)
+		return p.parseEntries(s)
 	}
 	var ignored json.RawMessage
-	return dec.Decode(&ignored)
+	return s.decode(&ignored)
 }
 
-func (p *tocParser) parseEntries(dec *json.Decoder) error {
-	tok, err := dec.Token()
-	if err != nil {
+func (p *tocParser) parseEntries(s *scanner) error {
+	if c, err := s.peek(); err == nil && c == 'n' {
+		var null *struct{} // how containers/storage spells the entries of an empty tar
+		return s.decode(&null)
+	}
+	if _, err := s.take("["); err != nil {
 		return err
 	}
-	if tok == nil {
-		return nil // null: how containers/storage spells the entries of an empty tar
-	}
-	if tok != json.Delim('[') {
-		return malformed("%v instead of entries", tok)
+	if c, err := s.peek(); err == nil && c == ']' {
+		s.at++
+		return nil
 	}
 	var e jsonEntry
-	for dec.More() {
-		e = jsonEntry{}
-		if err := dec.Decode(&e); err != nil {
+	var plain plainEntries
+	for sep := byte(','); sep == ','; {
+		if err := s.entry(&plain, &e); err != nil {
 			return err
 		}
+		p.reserve(s.offset(), s.size)
 		if err := p.add(&e); err != nil {
 			return fmt.Errorf("entry %d: %w", p.count-1, err)
 		}
-	}
-	return expectDelim(dec, ']')
-}
-
-func expectDelim(dec *json.Decoder, want json.Delim) error {
-	tok, err := dec.Token()
-	if err != nil {
-		return err
-	}
-	if tok != want {
-		return malformed("%v instead of %v", tok, want)
+		var err error
+		if sep, err = s.take(",]"); err != nil {
+			return err
+		}
 	}
 	return nil
 }

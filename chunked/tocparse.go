@@ -20,6 +20,7 @@ type tocParser struct {
 	alg     digest.Algorithm
 	zeros   map[int64]digest.Digest // lengths of the chunks of zeros
 	chunks  int
+	room    []Chunk // for the chunks of files to come
 
 	file    []rawChunk // of the last entry if it is a file with content
 	fileEnd int64      // its endOffset; 0: not given
@@ -72,7 +73,7 @@ func (p *tocParser) add(e *jsonEntry) error {
 		return err
 	}
 	p.toc.Entries = append(p.toc.Entries, Entry{
-		Type: internType(e.Type), Name: e.Name, LinkName: e.LinkName, Mode: e.Mode, Size: e.Size, UID: e.UID, GID: e.GID,
+		Type: e.Type, Name: e.Name, LinkName: e.LinkName, Mode: e.Mode, Size: e.Size, UID: e.UID, GID: e.GID,
 		ModTime: e.ModTime, AccessTime: e.AccessTime, ChangeTime: e.ChangeTime,
 		DevMajor: e.DevMajor, DevMinor: e.DevMinor, Xattrs: e.Xattrs,
 	})
@@ -82,14 +83,14 @@ func (p *tocParser) add(e *jsonEntry) error {
 	return nil
 }
 
-// internType returns the constant equal to a known type.
-func internType(t string) string {
-	for _, c := range [...]string{TypeReg, TypeDir, TypeSymlink, TypeHardlink, TypeChar, TypeBlock, TypeFifo} {
-		if t == c {
+// internType returns t, as the constant if it is a known type.
+func internType(t []byte) string {
+	for _, c := range [...]string{TypeReg, typeChunk, TypeDir, TypeSymlink, TypeHardlink, TypeChar, TypeBlock, TypeFifo} {
+		if string(t) == c {
 			return c
 		}
 	}
-	return t
+	return string(t)
 }
 
 // addName checks type and name, and what a hardlink points at.
@@ -219,7 +220,7 @@ func (p *tocParser) endFile() error {
 	if p.chunks += len(p.file); p.chunks > MaxEntries {
 		return tooBig("more than %d chunks", MaxEntries)
 	}
-	file.Chunks = make([]Chunk, len(p.file))
+	file.Chunks = p.newChunks(len(p.file))
 	for i, c := range p.file {
 		file.Chunks[i] = c.Chunk
 		file.Chunks[i].Blob.Off = c.offset
@@ -236,6 +237,26 @@ func (p *tocParser) endFile() error {
 		return nil // where the next offset is
 	}
 	return p.close(end)
+}
+
+// newChunks returns room for n chunks, cut from a larger piece.
+func (p *tocParser) newChunks(n int) []Chunk {
+	if n > len(p.room) {
+		p.room = make([]Chunk, max(n, 1024))
+	}
+	chunks := p.room[:n:n]
+	p.room = p.room[n:]
+	return chunks
+}
+
+// reserve makes room for as many entries as there will be if all of the document looks like its first done bytes.
+func (p *tocParser) reserve(done, size int64) {
+	n := int64(len(p.toc.Entries))
+	if n < int64(cap(p.toc.Entries)) || n < 100 {
+		return
+	}
+	all := float64(n) * float64(size) / float64(done) * 1.02
+	p.toc.Entries = slices.Grow(p.toc.Entries, int(min(all, MaxEntries))-int(n)+100)
 }
 
 // close ends the last chunk of the file that waits for it.
