@@ -62,7 +62,7 @@ const maxErrorBody = 64 << 10
 func refusal(resp *http.Response) *Error {
 	defer resp.Body.Close()
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
-	e := &Error{Method: resp.Request.Method, Host: resp.Request.URL.Host, Path: resp.Request.URL.Path, Status: resp.StatusCode}
+	e := &Error{Method: resp.Request.Method, Host: resp.Request.URL.Host, Path: resp.Request.URL.EscapedPath(), Status: resp.StatusCode}
 	e.Code, e.Message = parseErrorBody(body)
 	e.kind = kindOf(e.Status, e.Code, e.Message)
 	return e

@@ -2,7 +2,6 @@ package registry
 
 import (
 	"context"
-	"errors"
 	"net/http"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
@@ -76,7 +75,7 @@ func (f *fetch) abandon() {
 }
 
 // blob asks for a blob, where the registry sent us for it last time if that still answers. Such addresses are signed
-// and expire; a refusal there means no more than that.
+// and expire; a failure there means no more than that.
 func (r *Repo) blob(ctx context.Context, d digest.Digest, header http.Header, take func(int) bool) (*response, error) {
 	c := &call{method: http.MethodGet, path: "blobs/" + d.String(), header: header, need: docker.HostCapabilityPull,
 		scopes: sortedScopes(pullScope(r.name)), take: take}
@@ -90,10 +89,6 @@ func (r *Repo) blob(ctx context.Context, d digest.Digest, header http.Header, ta
 			return resp, err
 		}
 		r.forget(d)
-		var refused *Error
-		if !errors.As(err, &refused) && !passing(err) {
-			return nil, err
-		}
 	}
 	resp, err := r.do(ctx, c)
 	if err != nil {

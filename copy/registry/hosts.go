@@ -54,6 +54,7 @@ func (e *endpoint) url(repo, path string) *url.URL {
 // that followed u there: an endpoint whose https fell back to http is still itself.
 func (e *endpoint) is(u *url.URL) bool { return u.Host == e.host.Host }
 
+// hostEntry is filled once; a host whose configuration could not be read is forgotten and read again for the next call.
 type hostEntry struct {
 	once      sync.Once
 	endpoints []*endpoint
@@ -72,6 +73,11 @@ func (c *Client) endpoints(host string, need docker.HostCapabilities) (list, res
 	c.mu.Unlock()
 	entry.once.Do(func() { entry.endpoints, entry.err = c.loadHost(host) })
 	if entry.err != nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.hosts[host] == entry {
+			delete(c.hosts, host)
+		}
 		return nil, nil, entry.err
 	}
 	now := c.now()
@@ -152,6 +158,7 @@ func (c *Client) tune(client *http.Client) error {
 	t.MaxIdleConns = 8 * c.o.Jobs
 	t.DisableCompression = true
 	t.ResponseHeaderTimeout = 0
+	t.MaxResponseHeaderBytes = 256 << 10 // redirects are remembered
 	t.ReadBufferSize = 64 << 10
 	t.WriteBufferSize = 64 << 10
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }

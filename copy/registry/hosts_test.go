@@ -204,6 +204,25 @@ func TestBrokenHostsFileIsAnError(t *testing.T) {
 	}
 }
 
+// A daemon does not need to be restarted after its hosts.toml was repaired.
+func TestRepairedHostsFileIsRead(t *testing.T) {
+	reg := front.NewRegistry()
+	reg.AddManifest(repoName, "latest", "application/json", []byte("{}"))
+	srv := httptest.NewServer(reg)
+	defer srv.Close()
+	dir := hostsDir(t, "registry.example", "server = [")
+	r := New(&Options{HostsDir: dir}).Repo("registry.example", repoName)
+	if _, _, err := r.Manifest(t.Context(), "latest"); err == nil {
+		t.Fatal("no error")
+	}
+	if err := os.WriteFile(filepath.Join(dir, "registry.example", "hosts.toml"), []byte(`server = "`+srv.URL+`"`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := r.Manifest(t.Context(), "latest"); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestCertificates(t *testing.T) {
 	reg := front.NewRegistry()
 	d := (&bench{reg: reg})

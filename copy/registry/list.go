@@ -15,8 +15,11 @@ import (
 	"github.com/tocsin/tocsin/manifest"
 )
 
-// maxPages bounds how long a registry can keep a listing going.
-const maxPages = 1000
+// A registry can keep a listing going for so many pages, and so many bytes in all of them.
+const (
+	maxPages         = 1000
+	maxListing int64 = 64 << 20
+)
 
 // Tags returns all tags of the repository, in the registry's order.
 func (r *Repo) Tags(ctx context.Context) ([]string, error) {
@@ -75,11 +78,13 @@ func (r *Repo) pages(ctx context.Context, path string, need docker.HostCapabilit
 	c := &call{method: http.MethodGet, path: path, need: need, header: http.Header{"Accept": {"application/json, */*;q=0.5"}},
 		scopes: sortedScopes(pullScope(r.name))}
 	seen := map[string]bool{}
+	left := maxListing
 	for range maxPages {
-		raw, resp, err := r.small(ctx, c, manifest.MaxManifestSize)
+		raw, resp, err := r.small(ctx, c, min(left, manifest.MaxManifestSize))
 		if err != nil {
 			return err
 		}
+		left -= int64(len(raw))
 		if err := page(raw); err != nil {
 			return err
 		}
@@ -106,7 +111,7 @@ func nextPage(resp *response) (*url.URL, error) {
 		if ok && start && strings.Contains(strings.ReplaceAll(params, `"`, ""), "rel=next") {
 			u, err := follow(resp.url, target)
 			if err != nil {
-				return nil, fmt.Errorf("GET %s%s: next page: %w", resp.url.Host, resp.url.Path, err)
+				return nil, fmt.Errorf("GET %s%s: next page: %w", resp.url.Host, resp.url.EscapedPath(), err)
 			}
 			return u, nil
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -86,5 +87,21 @@ func TestDeleteManifest(t *testing.T) {
 	}
 	if err := b.r.DeleteManifest(context.Background(), d); !errors.Is(err, ErrNotFound) {
 		t.Errorf("again: %v", err)
+	}
+}
+
+// A registry cannot fill our memory with pages.
+func TestListingIsBounded(t *testing.T) {
+	page := []byte(`{"tags":[]` + strings.Repeat(" ", 3<<20) + `}`)
+	asked := 0
+	b := &bench{front: front.New(front.NewRegistry())}
+	b.serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if asked++; asked < 40 {
+			w.Header().Set("Link", fmt.Sprintf(`<%s?last=%d>; rel="next"`, r.URL.Path, asked))
+		}
+		_, _ = w.Write(page)
+	}), nil)
+	if tags, err := b.r.Tags(t.Context()); !errors.Is(err, ErrBadAnswer) {
+		t.Errorf("%d tags of %d pages, %v", len(tags), asked, err)
 	}
 }

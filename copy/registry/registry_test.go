@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -368,5 +369,35 @@ func TestHTTPS(t *testing.T) {
 	r := New(nil).Repo(strings.TrimPrefix(srv.URL, "https://"), repoName)
 	if got, err := readBlob(r, d); err != nil || string(got) != "hello" {
 		t.Errorf("%q %v", got, err)
+	}
+}
+
+// What a registry puts into its addresses does not reach a terminal as it is.
+func TestErrorsArePrintable(t *testing.T) {
+	b := &bench{front: front.New(front.NewRegistry())}
+	b.serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasPrefix(r.URL.Path, "/evil") {
+			w.Header().Set("Location", "/evil%1b%5B2J")
+			w.WriteHeader(http.StatusFound)
+			return
+		}
+		w.WriteHeader(http.StatusNotFound)
+	}), nil)
+	_, _, err := b.r.Manifest(t.Context(), "latest")
+	if !errors.Is(err, ErrNotFound) || strings.ContainsRune(err.Error(), 0x1b) {
+		t.Errorf("%q", err)
+	}
+}
+
+// An address that a registry gave out for a blob may be gone for good; the registry knows another.
+func TestRememberedAddressIsGone(t *testing.T) {
+	b := newBench(t, nil)
+	data, d := b.blob(1000)
+	if _, err := readBlob(b.r, d); err != nil {
+		t.Fatal(err)
+	}
+	b.r.remember(d.Digest, target{b.r.served, &url.URL{Scheme: "http", Host: "no..name", Path: "/x"}})
+	if got, err := readBlob(b.r, d); err != nil || !bytes.Equal(got, data) {
+		t.Error(err)
 	}
 }

@@ -192,7 +192,7 @@ func encoded(resp *response) error {
 		return nil
 	}
 	resp.Body.Close()
-	return fmt.Errorf("%s %s%s: %w: Content-Encoding %.40q", resp.Request.Method, resp.url.Host, resp.url.Path, ErrBadAnswer, enc)
+	return fmt.Errorf("%s %s%s: %w: Content-Encoding %.40q", resp.Request.Method, resp.url.Host, resp.url.EscapedPath(), ErrBadAnswer, enc)
 }
 
 // hop is where a request goes next and what it may show there.
@@ -212,7 +212,7 @@ func (r *Repo) redirected(ctx context.Context, e *endpoint, c *call, h *hop) (*r
 		from := resp.Request.URL // http, if https fell back to it
 		if h.url.Scheme == "https" && from.Scheme == "http" && !e.is(h.url) {
 			resp.Body.Close()
-			return nil, fmt.Errorf("%s %s%s: %w: fell back to http", c.method, from.Host, from.Path, ErrBadAnswer)
+			return nil, fmt.Errorf("%s %s%s: %w: fell back to http", c.method, from.Host, from.EscapedPath(), ErrBadAnswer)
 		}
 		if !isRedirect(resp.StatusCode) || c.method != http.MethodGet && c.method != http.MethodHead {
 			return &response{Response: resp, ep: e, url: from}, nil
@@ -220,7 +220,7 @@ func (r *Repo) redirected(ctx context.Context, e *endpoint, c *call, h *hop) (*r
 		to, err := follow(from, resp.Header.Get("Location"))
 		drain(resp)
 		if err != nil {
-			return nil, fmt.Errorf("%s %s%s: redirect: %w", c.method, from.Host, from.Path, err)
+			return nil, fmt.Errorf("%s %s%s: redirect: %w", c.method, from.Host, from.EscapedPath(), err)
 		}
 		next := &hop{url: to}
 		if e.is(to) && to.Scheme == from.Scheme {
@@ -265,7 +265,7 @@ func (r *Repo) send(ctx context.Context, e *endpoint, c *call, h *hop) (*http.Re
 	if err != nil {
 		err = w.explain(withoutURL(err))
 		w.end()
-		return nil, fmt.Errorf("%s %s%s: %w", c.method, h.url.Host, h.url.Path, err)
+		return nil, fmt.Errorf("%s %s%s: %w", c.method, h.url.Host, h.url.EscapedPath(), err)
 	}
 	w.stop()
 	resp.Body = &watchedBody{ReadCloser: resp.Body, w: w}

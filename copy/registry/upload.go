@@ -70,7 +70,7 @@ func (r *Repo) cancel(ctx context.Context, opened *response) {
 func sessionOf(resp *response) (*session, error) {
 	u, err := follow(resp.url, resp.Header.Get("Location"))
 	if err != nil {
-		return nil, fmt.Errorf("%s %s%s: upload %w", resp.Request.Method, resp.url.Host, resp.url.Path, err)
+		return nil, fmt.Errorf("%s %s%s: upload %w", resp.Request.Method, resp.url.Host, resp.url.EscapedPath(), err)
 	}
 	return &session{resp.ep, u}, nil
 }
