@@ -49,6 +49,11 @@ func copyFrom(ctx context.Context, env *Env, from source, dst manifest.Ref, o *O
 	if err := checkDigested(s); err != nil {
 		return nil, err
 	}
+	if dst.Transport == manifest.DockerArchive {
+		if o, err = intoDockerArchive(s, o); err != nil {
+			return nil, err
+		}
+	}
 	p, err := plan(s, o)
 	if err != nil {
 		return nil, err

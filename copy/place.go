@@ -65,6 +65,12 @@ func openSource(env *Env, ref manifest.Ref) (source, error) {
 		return newDocker(env, ref), nil
 	case manifest.OCI:
 		return openLayout(ref)
+	case manifest.Dir:
+		return openDir(ref)
+	case manifest.OCIArchive:
+		return openOCIArchive(ref), nil
+	case manifest.DockerArchive:
+		return openDockerArchive(ref), nil
 	case manifest.Store:
 		return newStoreSource(env, ref), nil
 	}
@@ -77,6 +83,12 @@ func openDestination(env *Env, ref manifest.Ref) (destination, error) {
 		return newDocker(env, ref), nil
 	case manifest.OCI:
 		return createLayout(ref)
+	case manifest.Dir:
+		return createDir(ref)
+	case manifest.OCIArchive:
+		return createOCIArchive(ref)
+	case manifest.DockerArchive:
+		return createDockerArchive(ref)
 	}
 	return nil, fmt.Errorf("%s cannot be copied to: %w", ref, ErrUsage)
 }

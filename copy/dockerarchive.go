@@ -1,0 +1,353 @@
+package copy
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/tocsin/tocsin/chunked/fill"
+	"github.com/tocsin/tocsin/manifest"
+	"github.com/tocsin/tocsin/store"
+)
+
+// dockerArchive is what docker save writes, of every age, as a source. Such an archive has configs and layers but often
+// no manifest: then one is made whose blobs are the archive's own bytes. The tar is not unpacked.
+type dockerArchive struct {
+	ref   manifest.Ref
+	file  *os.File // nil until top was asked for
+	index *tarIndex
+	doc   document
+	blobs map[digest.Digest]archiveBlob
+}
+
+// archiveBlob is where a blob is: in the archive, or in memory.
+type archiveBlob struct {
+	at     span
+	raw    []byte
+	diffID digest.Digest // what its tar must be, when that is not the blob itself
+}
+
+// archiveImage is one image as the archive has it.
+type archiveImage struct {
+	config []byte
+	layers []span // bottom to top
+}
+
+func openDockerArchive(ref manifest.Ref) *dockerArchive { return &dockerArchive{ref: ref} }
+
+// top opens the archive and finds the image that the reference names.
+func (a *dockerArchive) top(ctx context.Context) (document, error) {
+	if a.file == nil {
+		var err error
+		if a.file, a.index, err = openArchive(ctx, a.ref.Path); err != nil {
+			return document{}, err
+		}
+	}
+	if a.blobs == nil {
+		if err := a.load(ctx); err != nil {
+			return document{}, fmt.Errorf("archive %s: %w", a.ref.Path, err)
+		}
+	}
+	return a.doc, nil
+}
+
+func (a *dockerArchive) load(ctx context.Context) error {
+	im, err := findSaved(ctx, a.index, a.ref)
+	if err != nil {
+		return err
+	}
+	c, err := manifest.ParseConfig(im.config)
+	if err != nil {
+		return fmt.Errorf("config: %w", err)
+	}
+	doc, m, err := storedManifest(a.index, im)
+	if errors.Is(err, ErrNotFound) {
+		doc, m, err = buildManifest(ctx, a.index, im, c)
+	}
+	if err != nil {
+		return err
+	}
+	full, err := manifest.NewImage(m, c)
+	if err != nil {
+		return fmt.Errorf("image %s: %w", doc.digest, err)
+	}
+	a.doc = doc
+	a.blobs = map[digest.Digest]archiveBlob{m.Config.Digest: {raw: im.config}}
+	for i, l := range full.Layers {
+		b := archiveBlob{at: im.layers[i]}
+		if l.Binding == manifest.BindTar && l.DiffID != l.Digest {
+			b.diffID = l.DiffID
+		}
+		a.blobs[l.Digest] = b
+	}
+	return nil
+}
+
+// buildManifest describes an image whose manifest nobody kept. Layers stay the bytes they are: a plain tar is its own
+// diffID, so nothing is read for it here; a compressed one is hashed. Media types follow the bytes.
+func buildManifest(ctx context.Context, x *tarIndex, im archiveImage, c *manifest.Config) (document, *manifest.Manifest, error) {
+	if len(c.DiffIDs) != len(im.layers) {
+		return document{}, nil, fmt.Errorf("%d layers, but the config has %d diffIDs: %w", len(im.layers), len(c.DiffIDs), manifest.ErrMalformed)
+	}
+	out := v1.Manifest{MediaType: v1.MediaTypeImageManifest, Layers: []v1.Descriptor{}}
+	out.SchemaVersion = 2
+	out.Config = v1.Descriptor{MediaType: v1.MediaTypeImageConfig, Digest: c.Digest, Size: int64(len(c.Raw))}
+	for i, at := range im.layers {
+		algo, err := compressionAt(x, at)
+		if err != nil {
+			return document{}, nil, fmt.Errorf("layer %d: %w", i, err)
+		}
+		d := v1.Descriptor{MediaType: layerMediaType(algo), Digest: c.DiffIDs[i], Size: at.size}
+		if algo != algoNone {
+			if d.Digest, err = digestOf(ctx, x.section(at)); err != nil {
+				return document{}, nil, fmt.Errorf("layer %d: %w", i, err)
+			}
+		}
+		out.Layers = append(out.Layers, d)
+	}
+	raw, err := json.Marshal(out)
+	if err != nil {
+		return document{}, nil, err
+	}
+	m, err := manifest.ParseManifest(raw, out.MediaType)
+	return made(raw, out.MediaType), m, err
+}
+
+func compressionAt(x *tarIndex, at span) (string, error) {
+	head := make([]byte, 4)
+	n, err := x.section(at).ReadAt(head, 0)
+	if err != nil && err != io.EOF {
+		return "", err
+	}
+	return sniff(head[:n]), nil
+}
+
+func (a *dockerArchive) manifest(_ context.Context, d v1.Descriptor) (document, error) {
+	return document{}, fmt.Errorf("manifest %s: a docker archive holds no lists: %w", d.Digest, ErrNotFound)
+}
+
+func (a *dockerArchive) blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error) {
+	body, err := a.layer(ctx, d)
+	if want := a.blobs[d.Digest].diffID; err == nil && want != "" {
+		return newTarVerified(body, want), nil
+	}
+	return body, err
+}
+
+func (a *dockerArchive) layer(_ context.Context, d v1.Descriptor) (io.ReadCloser, error) {
+	b, ok := a.blobs[d.Digest]
+	if !ok {
+		return nil, fmt.Errorf("blob %s of %s: %w", d.Digest, a.ref, ErrNotFound)
+	}
+	if b.raw != nil {
+		return newVerified(io.NopCloser(bytes.NewReader(b.raw)), d), nil
+	}
+	return newVerified(sectionCloser{a.index.section(b.at)}, d), nil
+}
+
+func (a *dockerArchive) ranged(d v1.Descriptor) (fill.Source, store.Source) {
+	b, ok := a.blobs[d.Digest]
+	if !ok || b.raw != nil {
+		return nil, store.Source{}
+	}
+	return a.index.ranged(b.at)
+}
+
+func (a *dockerArchive) close() error {
+	if a.file == nil {
+		return nil
+	}
+	return a.file.Close()
+}
+
+// tarVerified reads a compressed layer and fails before EOF when the tar inside is not the diffID's.
+type tarVerified struct {
+	blob   io.ReadCloser
+	want   digest.Digest
+	inside *io.PipeWriter
+	result chan error // of the goroutine that decompresses; it ends when inside is closed
+	err    error
+	done   bool
+}
+
+func newTarVerified(blob io.ReadCloser, want digest.Digest) *tarVerified {
+	r, w := io.Pipe()
+	t := &tarVerified{blob: blob, want: want, inside: w, result: make(chan error, 1)}
+	go func() {
+		err := checkTar(r, want)
+		r.CloseWithError(err)
+		t.result <- err
+	}()
+	return t
+}
+
+func checkTar(blob io.Reader, want digest.Digest) error {
+	in, err := openTar(blob)
+	if err != nil {
+		return err
+	}
+	check := want.Verifier()
+	_, err = io.CopyBuffer(check, struct{ io.Reader }{in}, make([]byte, streamBuffer))
+	if err := errors.Join(err, in.Close()); err != nil {
+		return err
+	}
+	if !check.Verified() {
+		return fmt.Errorf("the config says %s: %w", want, ErrDiffID)
+	}
+	return nil
+}
+
+func (t *tarVerified) Read(p []byte) (int, error) {
+	if t.done {
+		return 0, t.err
+	}
+	n, err := t.blob.Read(p)
+	if n > 0 {
+		// What the decompressor has against the bytes is told at the end, after what the blob's digest has.
+		_, _ = t.inside.Write(p[:n])
+	}
+	if err == nil {
+		return n, nil
+	}
+	t.finish(err)
+	return n, t.err
+}
+
+func (t *tarVerified) finish(err error) {
+	t.done, t.err = true, err
+	t.inside.CloseWithError(err)
+	if tarErr := <-t.result; err == io.EOF && tarErr != nil {
+		t.err = tarErr
+	}
+}
+
+func (t *tarVerified) Close() error {
+	if !t.done {
+		t.finish(io.ErrUnexpectedEOF)
+	}
+	return t.blob.Close()
+}
+
+// dockerArchiveOut is the destination: the layout that docker save writes since version 25, which older ones, podman,
+// crane and containerd read too. Layers are plain tars, because what all of these compare is the diffID.
+type dockerArchiveOut struct {
+	*tarLayout
+	configs map[digest.Digest][]byte // of the one image; filled by put
+}
+
+func createDockerArchive(ref manifest.Ref) (*dockerArchiveOut, error) {
+	l, err := newTarLayout(ref)
+	return &dockerArchiveOut{l, make(map[digest.Digest][]byte)}, err
+}
+
+// intoDockerArchive is what the options become for a docker archive, or why the copy cannot be. It is pure.
+func intoDockerArchive(s situation, o *Options) (*Options, error) {
+	switch {
+	case s.list != nil:
+		return nil, fmt.Errorf("a docker archive holds one image, not a list of %d; choose one with --platform: %w", len(s.instances), ErrUsage)
+	case s.instances[0].image == nil:
+		return nil, fmt.Errorf("a docker archive holds container images, and %s is none: %w", s.top.digest, manifest.ErrUnsupported)
+	case s.instances[0].image.Sentinel():
+		return nil, fmt.Errorf("%s is a sentinel variant, which no reader of docker archives understands; copy the plain instance: %w", s.top.digest, manifest.ErrUnsupported)
+	case o.Compress.Algorithm != "" && o.Compress.Algorithm != algoNone:
+		return nil, fmt.Errorf("a docker archive holds plain tars, so --compress %s means nothing there: %w", o.Compress.Algorithm, ErrUsage)
+	case o.Sentinel != "" && o.Sentinel != sentinelNone:
+		return nil, fmt.Errorf("a docker archive holds plain tars, so --sentinel %s means nothing there: %w", o.Sentinel, ErrUsage)
+	}
+	c := *o
+	c.Compress = Compression{Algorithm: algoNone}
+	return &c, nil
+}
+
+func (o *dockerArchiveOut) put(ctx context.Context, d v1.Descriptor, open func() (io.ReadCloser, error)) error {
+	if d.MediaType != v1.MediaTypeImageConfig && d.MediaType != manifest.DockerConfig || d.Size > manifest.MaxConfigSize {
+		return o.tarLayout.put(ctx, d, open)
+	}
+	body, err := open()
+	if err != nil {
+		return err
+	}
+	raw, err := io.ReadAll(io.LimitReader(body, d.Size+1))
+	if err := errors.Join(err, body.Close()); err != nil {
+		return err
+	}
+	o.configs[d.Digest] = raw
+	return o.tarLayout.put(ctx, d, opener(raw))
+}
+
+func (o *dockerArchiveOut) commit(ctx context.Context, doc document) error {
+	saved, err := o.describe(doc)
+	if err != nil {
+		return err
+	}
+	annotations := map[string]string{}
+	if o.ref.Name != "" {
+		name, err := manifest.ParseRef("docker://" + o.ref.Name)
+		if err != nil {
+			return err
+		}
+		saved.RepoTags = []string{name.FamiliarName()}
+		annotations[annotationImageName] = o.ref.Name
+		annotations[v1.AnnotationRefName] = name.Tag
+	}
+	if err := o.end(ctx, doc, annotations); err != nil {
+		return err
+	}
+	if err := o.out.addJSON(ctx, savedFile, []savedImage{saved}); err != nil {
+		return err
+	}
+	return o.out.finish(ctx)
+}
+
+// annotationImageName is where docker and containerd keep an image's whole name in an index.
+const annotationImageName = "io.containerd.image.name"
+
+// describe makes the image's entry in manifest.json, and refuses layers that readers of it would refuse.
+func (o *dockerArchiveOut) describe(doc document) (savedImage, error) {
+	s := savedImage{RepoTags: []string{}, Layers: []string{}}
+	m, err := manifest.ParseManifest(doc.raw, doc.mediaType)
+	if err != nil {
+		return s, err
+	}
+	c, err := manifest.ParseConfig(o.configs[m.Config.Digest])
+	if err != nil {
+		return s, fmt.Errorf("config %s: %w", m.Config.Digest, err)
+	}
+	if s.Config, err = blobName(m.Config.Digest); err != nil {
+		return s, err
+	}
+	if len(c.DiffIDs) != len(m.Layers) {
+		return s, fmt.Errorf("%d layers, but the config has %d diffIDs: %w", len(m.Layers), len(c.DiffIDs), manifest.ErrMalformed)
+	}
+	for i, l := range m.Layers {
+		if l.Digest != c.DiffIDs[i] {
+			return s, fmt.Errorf("layer %d is %s, the config says %s: %w", i, l.Digest, c.DiffIDs[i], ErrDiffID)
+		}
+		name, err := blobName(l.Digest)
+		if err != nil {
+			return s, err
+		}
+		s.Layers = append(s.Layers, name)
+	}
+	return s, nil
+}
+
+// normalName is a name's one spelling, or "" for what is no name.
+func normalName(tag string) string {
+	if strings.Contains(tag, "@") {
+		return ""
+	}
+	ref, err := manifest.ParseRef("docker://" + tag)
+	if err != nil {
+		return ""
+	}
+	return ref.StoreName()
+}

@@ -1,0 +1,127 @@
+package copy
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/tocsin/tocsin/chunked/fill"
+	"github.com/tocsin/tocsin/manifest"
+	"github.com/tocsin/tocsin/store"
+)
+
+// ociArchive is a tar of an OCI layout as a source. The tar is not unpacked: its blobs are read where they are.
+type ociArchive struct {
+	ref   manifest.Ref
+	file  *os.File // nil until top was asked for
+	index *tarIndex
+}
+
+func openOCIArchive(ref manifest.Ref) *ociArchive { return &ociArchive{ref: ref} }
+
+// top opens the archive: with standard input that means to wait for it.
+func (a *ociArchive) top(ctx context.Context) (document, error) {
+	if a.file == nil {
+		var err error
+		if a.file, a.index, err = openArchive(ctx, a.ref.Path); err != nil {
+			return document{}, err
+		}
+	}
+	idx, err := readArchiveIndex(a.index)
+	if err != nil {
+		return document{}, fmt.Errorf("archive %s: %w", a.ref.Path, err)
+	}
+	d, err := findEntry(idx.Manifests, a.ref)
+	if err != nil {
+		return document{}, fmt.Errorf("archive %s: %w", a.ref.Path, err)
+	}
+	return a.manifest(ctx, d)
+}
+
+// readArchiveIndex reads index.json of a tar that says it is an OCI layout.
+func readArchiveIndex(x *tarIndex) (v1.Index, error) {
+	var idx v1.Index
+	raw, err := x.readUnverified(layoutFile, maxIndexSize)
+	if err != nil {
+		return idx, fmt.Errorf("no OCI layout: %w", err)
+	}
+	var l v1.ImageLayout
+	if err := json.Unmarshal(raw, &l); err != nil || l.Version != v1.ImageLayoutVersion {
+		return idx, fmt.Errorf("%s does not say version %s: %w", layoutFile, v1.ImageLayoutVersion, manifest.ErrUnsupported)
+	}
+	raw, err = x.readUnverified(indexFile, maxIndexSize)
+	if err != nil {
+		return idx, err
+	}
+	if err := json.Unmarshal(raw, &idx); err != nil {
+		return idx, fmt.Errorf("%s: %w: %w", indexFile, err, manifest.ErrMalformed)
+	}
+	return idx, nil
+}
+
+func (a *ociArchive) manifest(ctx context.Context, d v1.Descriptor) (document, error) {
+	return manifestBlob(ctx, a, d)
+}
+
+// manifestBlob reads a manifest that a place keeps as a blob like others.
+func manifestBlob(ctx context.Context, src source, d v1.Descriptor) (document, error) {
+	raw, err := readBlob(ctx, src, d, manifest.MaxManifestSize)
+	if err != nil {
+		return document{}, err
+	}
+	mediaType := d.MediaType
+	if mediaType == "" {
+		mediaType = manifest.GuessMediaType(raw)
+	}
+	return checked(raw, mediaType, d.Digest)
+}
+
+func (a *ociArchive) blob(_ context.Context, d v1.Descriptor) (io.ReadCloser, error) {
+	s, err := a.index.findBlob(d.Digest)
+	if err != nil {
+		return nil, err
+	}
+	return newVerified(sectionCloser{a.index.section(s)}, d), nil
+}
+
+func (a *ociArchive) layer(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error) {
+	return a.blob(ctx, d)
+}
+
+func (a *ociArchive) ranged(d v1.Descriptor) (fill.Source, store.Source) {
+	s, err := a.index.findBlob(d.Digest)
+	if err != nil {
+		return nil, store.Source{} // blob says why
+	}
+	return a.index.ranged(s)
+}
+
+func (a *ociArchive) close() error {
+	if a.file == nil {
+		return nil
+	}
+	return a.file.Close()
+}
+
+// ociArchiveOut is the destination: a layout in a tar that holds one image or list.
+type ociArchiveOut struct{ *tarLayout }
+
+func createOCIArchive(ref manifest.Ref) (*ociArchiveOut, error) {
+	l, err := newTarLayout(ref)
+	return &ociArchiveOut{l}, err
+}
+
+func (o *ociArchiveOut) commit(ctx context.Context, doc document) error {
+	var annotations map[string]string
+	if o.ref.Name != "" {
+		annotations = map[string]string{v1.AnnotationRefName: o.ref.Name}
+	}
+	if err := o.end(ctx, doc, annotations); err != nil {
+		return err
+	}
+	return o.out.finish(ctx)
+}

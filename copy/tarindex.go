@@ -1,0 +1,343 @@
+package copy
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/tocsin/tocsin/chunked/fill"
+	"github.com/tocsin/tocsin/manifest"
+	"github.com/tocsin/tocsin/store"
+)
+
+// Bounds of what an archive may make us remember. Images have tens of layers; an archive of a whole registry's worth
+// of them is still far below.
+const (
+	maxArchiveEntries = 1 << 16
+	maxArchiveName    = 4096 // bytes, PATH_MAX
+	maxArchiveLinks   = 8    // from one name to the file
+)
+
+// tarIndex knows where the files of a tar are. One pass over the headers makes it; contents stay where they are and are
+// read from their offsets, in any order and by several readers at once.
+type tarIndex struct {
+	r     io.ReaderAt
+	files map[string]span
+	links map[string]string // names inside the archive to names inside the archive
+}
+
+// span is a place in the archive, in bytes.
+type span struct{ off, size int64 }
+
+// indexTar reads the headers of a tar of that size. It refuses what two readers could understand in two ways: names
+// and links that leave the archive, one name for different contents, sparse files.
+func indexTar(ctx context.Context, r io.ReaderAt, size int64) (*tarIndex, error) {
+	x := &tarIndex{r: r, files: make(map[string]span), links: make(map[string]string)}
+	section := io.NewSectionReader(r, 0, size)
+	in := tar.NewReader(section)
+	for n := 0; ; n++ {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		h, err := in.Next()
+		if err == io.EOF {
+			return x, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("entry %d: %w: %w", n, err, manifest.ErrMalformed)
+		}
+		if n == maxArchiveEntries {
+			return nil, fmt.Errorf("more than %d entries: %w", maxArchiveEntries, manifest.ErrMalformed)
+		}
+		off, err := section.Seek(0, io.SeekCurrent) // the reader takes whole blocks, so this is where the content begins
+		if err != nil {
+			return nil, err
+		}
+		if err := x.enter(h, span{off, h.Size}); err != nil {
+			return nil, fmt.Errorf("entry %d, %.200q: %w", n, h.Name, err)
+		}
+	}
+}
+
+func (x *tarIndex) enter(h *tar.Header, at span) error {
+	name, err := archiveName(h.Name)
+	if err != nil {
+		return err
+	}
+	switch h.Typeflag {
+	case tar.TypeReg:
+		if isSparse(h) {
+			return fmt.Errorf("a sparse file: %w", manifest.ErrUnsupported)
+		}
+		return x.addFile(name, at)
+	case tar.TypeSymlink:
+		target := h.Linkname
+		if !path.IsAbs(target) {
+			target = path.Join(path.Dir(name), target)
+		}
+		return x.addLink(name, target)
+	case tar.TypeLink:
+		return x.addLink(name, h.Linkname)
+	case tar.TypeGNUSparse:
+		return fmt.Errorf("a sparse file: %w", manifest.ErrUnsupported)
+	}
+	return nil // directories; and devices, which nothing can name as a blob
+}
+
+// isSparse reports whether a file's bytes are not simply behind its header.
+func isSparse(h *tar.Header) bool {
+	for key := range h.PAXRecords {
+		if strings.HasPrefix(key, "GNU.sparse.") {
+			return true
+		}
+	}
+	return false
+}
+
+func (x *tarIndex) addFile(name string, at span) error {
+	if _, ok := x.links[name]; ok {
+		return fmt.Errorf("a file and a link of one name: %w", manifest.ErrMalformed)
+	}
+	old, ok := x.files[name]
+	if !ok {
+		x.files[name] = at
+		return nil
+	}
+	same, err := x.same(old, at)
+	if err == nil && !same {
+		err = fmt.Errorf("twice, with different contents: %w", manifest.ErrMalformed)
+	}
+	return err
+}
+
+func (x *tarIndex) addLink(name, target string) error {
+	target, err := archiveName(target)
+	if err != nil {
+		return fmt.Errorf("link: %w", err)
+	}
+	_, file := x.files[name]
+	if old, ok := x.links[name]; file || ok && old != target {
+		return fmt.Errorf("a link and something else of one name: %w", manifest.ErrMalformed)
+	}
+	x.links[name] = target
+	return nil
+}
+
+// same compares two contents. It reads each entry of a duplicated name once, however many there are.
+func (x *tarIndex) same(a, b span) (bool, error) {
+	if a.size != b.size {
+		return false, nil
+	}
+	ra, rb := bufio.NewReader(x.section(a)), bufio.NewReader(x.section(b))
+	pa, pb := make([]byte, 4096), make([]byte, 4096)
+	for {
+		n, err := io.ReadFull(ra, pa)
+		if _, err := io.ReadFull(rb, pb[:n]); err != nil {
+			return false, fmt.Errorf("%w: %w", err, manifest.ErrMalformed)
+		}
+		if !bytes.Equal(pa[:n], pb[:n]) {
+			return false, nil
+		}
+		switch err {
+		case nil:
+		case io.EOF, io.ErrUnexpectedEOF:
+			return true, nil
+		default:
+			return false, err
+		}
+	}
+}
+
+// archiveName is an entry's name in the one spelling that the index uses. Absolute names and ".." are refused.
+func archiveName(name string) (string, error) {
+	switch {
+	case name == "" || len(name) > maxArchiveName:
+		return "", fmt.Errorf("a name of %d bytes: %w", len(name), manifest.ErrMalformed)
+	case path.IsAbs(name):
+		return "", fmt.Errorf("the absolute name %.200q: %w", name, manifest.ErrMalformed)
+	case slices.Contains(strings.Split(name, "/"), ".."):
+		return "", fmt.Errorf("%.200q leaves the archive: %w", name, manifest.ErrMalformed)
+	}
+	return path.Clean(name), nil
+}
+
+// find follows links to a file.
+func (x *tarIndex) find(name string) (span, error) {
+	at := name
+	for range maxArchiveLinks {
+		if s, ok := x.files[at]; ok {
+			return s, nil
+		}
+		next, ok := x.links[at]
+		if !ok {
+			return span{}, fmt.Errorf("the archive has no %.200q: %w", name, ErrNotFound)
+		}
+		at = next
+	}
+	return span{}, fmt.Errorf("%.200q: more than %d links: %w", name, maxArchiveLinks, manifest.ErrMalformed)
+}
+
+func (x *tarIndex) findBlob(d digest.Digest) (span, error) {
+	name, err := blobName(d)
+	if err != nil {
+		return span{}, err
+	}
+	return x.find(name)
+}
+
+func (x *tarIndex) section(s span) *io.SectionReader { return io.NewSectionReader(x.r, s.off, s.size) }
+
+// readUnverified reads a small file whole. Nothing was compared with a digest.
+func (x *tarIndex) readUnverified(name string, limit int64) ([]byte, error) {
+	s, err := x.find(name)
+	if err != nil {
+		return nil, err
+	}
+	if s.size > limit {
+		return nil, fmt.Errorf("%.200q has %d bytes, more than the %d allowed: %w", name, s.size, limit, manifest.ErrMalformed)
+	}
+	raw := make([]byte, s.size)
+	if _, err := io.ReadFull(x.section(s), raw); err != nil {
+		return nil, fmt.Errorf("%.200q: %w: %w", name, err, manifest.ErrMalformed)
+	}
+	return raw, nil
+}
+
+// ranged offers a file of the archive for ranged reads.
+func (x *tarIndex) ranged(s span) (fill.Source, store.Source) {
+	return readerRanges{func() (readerAtCloser, error) { return sectionCloser{x.section(s)}, nil }}, store.Source{}
+}
+
+type sectionCloser struct{ *io.SectionReader }
+
+func (sectionCloser) Close() error { return nil }
+
+type readerAtCloser interface {
+	io.ReaderAt
+	io.Closer
+}
+
+// readerRanges reads ranges of a blob that is local.
+type readerRanges struct {
+	open func() (readerAtCloser, error)
+}
+
+// ReadRanges implements fill.Source. The bytes are not verified.
+func (r readerRanges) ReadRanges(ctx context.Context, ranges []manifest.Range, fn func(manifest.Range, io.Reader) error) error {
+	blob, err := r.open()
+	if err != nil {
+		return err
+	}
+	defer blob.Close()
+	for _, rg := range ranges {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := fn(rg, io.NewSectionReader(blob, rg.Off, rg.Len)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// blobName is where an OCI layout keeps a blob.
+func blobName(d digest.Digest) (string, error) {
+	if err := manifest.ValidDigest(d); err != nil {
+		return "", err
+	}
+	return path.Join(v1.ImageBlobsDir, d.Algorithm().String(), d.Encoded()), nil
+}
+
+// openArchive opens a tar and indexes it. "-", a pipe, and a compressed tar become a file without a name first, because
+// blobs are read in another order than they stand in. The caller closes the file.
+func openArchive(ctx context.Context, name string) (*os.File, *tarIndex, error) {
+	f := os.Stdin
+	if name != "-" {
+		var err error
+		if f, err = os.Open(name); errors.Is(err, os.ErrNotExist) {
+			return nil, nil, fmt.Errorf("%w: %w", err, ErrNotFound)
+		} else if err != nil {
+			return nil, nil, err
+		}
+	}
+	f, err := plainTar(ctx, f)
+	if err != nil {
+		return nil, nil, fmt.Errorf("archive %s: %w", name, err)
+	}
+	st, err := f.Stat()
+	if err == nil {
+		var x *tarIndex
+		if x, err = indexTar(ctx, f, st.Size()); err == nil {
+			return f, x, nil
+		}
+	}
+	return nil, nil, fmt.Errorf("archive %s: %w", name, errors.Join(err, f.Close()))
+}
+
+// plainTar returns f, or closes it and returns a file that can be read anywhere and holds the tar inside.
+func plainTar(ctx context.Context, f *os.File) (*os.File, error) {
+	st, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	if st.IsDir() {
+		return nil, errors.Join(fmt.Errorf("a directory, not a tar: %w", manifest.ErrMalformed), f.Close())
+	}
+	if st.Mode().IsRegular() && f != os.Stdin {
+		head := make([]byte, 4)
+		if n, err := f.ReadAt(head, 0); err != nil && err != io.EOF {
+			return nil, errors.Join(err, f.Close())
+		} else if sniff(head[:n]) == algoNone {
+			return f, nil
+		}
+	}
+	in, err := openTar(&contextReader{ctx, f})
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	out, err := unnamed("tocsin-archive-")
+	if err != nil {
+		return nil, errors.Join(err, in.Close(), f.Close())
+	}
+	_, err = io.CopyBuffer(struct{ io.Writer }{out}, struct{ io.Reader }{in}, make([]byte, streamBuffer))
+	if err := errors.Join(err, in.Close(), f.Close()); err != nil {
+		return nil, errors.Join(err, out.Close())
+	}
+	return out, nil
+}
+
+// unnamed makes a temporary file that goes when it is closed, whatever happens.
+func unnamed(prefix string) (*os.File, error) {
+	f, err := os.CreateTemp("", prefix)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Remove(f.Name()); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// contextReader stops between two reads when the context is done.
+type contextReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c *contextReader) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}
