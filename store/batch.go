@@ -149,7 +149,7 @@ func (b *Batch) place(o staged, path string) error {
 	if b.s.HasObject(o.digest, o.size) && keepYoung(path, b.s.now()) {
 		return nil
 	}
-	if err := b.s.disk.unlink(path); err != nil {
+	if err := b.s.unlinkObject(path); err != nil {
 		return err
 	}
 	return b.s.disk.linkName(o.temp, path)

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -261,7 +260,7 @@ func (c *checkRun) checkObjects() error {
 					return err
 				}
 				if last := len(c.results) - 1; last >= 0 && c.results[last].Object == filepath.Join(rel, name) {
-					c.repairObject(d, rel, name, names, &c.results[last])
+					c.repairObject(d, rel, name, &c.results[last])
 				}
 			}
 		}
@@ -300,7 +299,7 @@ func (c *checkRun) verifyFile(rel string, d digest.Digest) error {
 }
 
 // repairObject removes rot that can be fetched again, or that no layer needs, links first.
-func (c *checkRun) repairObject(d digest.Digest, rel, name string, names []string, f *Finding) {
+func (c *checkRun) repairObject(d digest.Digest, rel, name string, f *Finding) {
 	again, needed := c.again[d]
 	switch {
 	case !c.o.Repair:
@@ -312,14 +311,10 @@ func (c *checkRun) repairObject(d digest.Digest, rel, name string, names []strin
 		f.Problem += "; kept, it cannot be fetched again"
 		return
 	}
-	for _, n := range slices.Backward(names) {
-		if baseName(n) != name {
-			continue
-		}
-		if err := c.s.disk.remove(c.s.path(filepath.Join(rel, n))); err != nil {
-			f.Problem += fmt.Sprintf("; not removed: %v", err)
-			return
-		}
+	path := c.s.path(filepath.Join(rel, name))
+	if err := errors.Join(c.s.unlinkObject(path), c.s.disk.syncDir(filepath.Dir(path))); err != nil {
+		f.Problem += fmt.Sprintf("; not removed: %v", err)
+		return
 	}
 	f.Done = true
 }

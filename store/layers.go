@@ -98,19 +98,27 @@ func (s *Store) Layers() ([]LayerRow, error) {
 }
 
 // PutLayer keeps a layer index, and the raw tar-split if there is one, and then the row, whose Number it gives back.
-// A layer that is already there keeps its number and files and gets the sources and the diffID of row.
+// A layer that is already there keeps its number and files and gets the sources and the diffID of row, and a tar-split
+// if it had none.
 func (s *Store) PutLayer(row LayerRow, index, tarSplit []byte) (uint64, error) {
 	if err := checkLayer(&row); err != nil {
 		return 0, err
 	}
 	dir := s.path(layerRel(row.TOC, row.DiffID))
+	whole := func() bool {
+		return exists(filepath.Join(dir, indexFile)) && (tarSplit == nil || exists(filepath.Join(dir, tarSplitFile)))
+	}
 	for {
-		if !exists(filepath.Join(dir, indexFile)) || !s.hasLayer(&row) {
-			if err := s.writeLayer(dir, index, tarSplit); err != nil {
+		if !whole() || !s.hasLayer(&row) {
+			err := s.writeLayer(dir, index, tarSplit)
+			if notExist(err) {
+				continue // gc took the directory of a row that had just gone
+			}
+			if err != nil {
 				return 0, fmt.Errorf("put layer %s: %w", filepath.Base(dir), err)
 			}
 		}
-		n, err := s.putLayerRow(row, dir)
+		n, err := s.putLayerRow(row, whole)
 		if !errors.Is(err, errGone) {
 			return n, err
 		}
@@ -168,9 +176,9 @@ func (s *Store) writeLayer(dir string, index, tarSplit []byte) error {
 	return s.disk.write(filepath.Join(dir, indexFile), 0o444, fillBytes(index))
 }
 
-func (s *Store) putLayerRow(row LayerRow, dir string) (n uint64, err error) {
+func (s *Store) putLayerRow(row LayerRow, whole func() bool) (n uint64, err error) {
 	err = s.update(func(tx *bolt.Tx) error {
-		if !exists(filepath.Join(dir, indexFile)) {
+		if !whole() {
 			return errGone
 		}
 		bucket, key := layerKey(&row)

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -74,6 +75,24 @@ func (s *Store) LinkObject(d, list digest.Digest, size int64) error {
 		return err
 	}
 	return s.disk.link(f, link)
+}
+
+// unlinkObject removes the object at path, and the links "<hex>-<c>" to it first: none outlives its object. It is not
+// made durable.
+func (s *Store) unlinkObject(path string) error {
+	names, err := readNames(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	for _, n := range slices.Backward(names) { // sorted, so links come after it
+		if baseName(n) != filepath.Base(path) {
+			continue
+		}
+		if err := s.disk.unlink(filepath.Join(filepath.Dir(path), n)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // keepYoung makes an existing file young again, so that gc leaves it to somebody who is about to claim it. False if

@@ -76,6 +76,9 @@ func (s *Store) OpenPartial(k PartialKey, spans func(i int) Span, n int) (*Parti
 // open makes one attempt; again when the file was removed between its opening and its lock.
 func (p *Partial) open() (again bool, err error) {
 	p.f, err = os.OpenFile(p.path, os.O_RDWR|os.O_CREATE, 0o600)
+	if errors.Is(err, fs.ErrPermission) {
+		return p.published(err)
+	}
 	if err != nil {
 		return false, err
 	}
@@ -94,6 +97,18 @@ func (p *Partial) open() (again bool, err error) {
 	}
 	p.m, err = openChunkMap(p.path+".map", p.n, p.s.boot, p.recheck)
 	return false, err
+}
+
+// published deals with a file that publish has made read-only and whose partial name is still there, because another
+// process is between the two or died there; only root opens it all the same. again when it can be opened now.
+func (p *Partial) published(cause error) (again bool, err error) {
+	if p.s.HasObject(p.key.Digest, p.key.Size) {
+		return false, errors.Join(ErrComplete, p.dropName())
+	}
+	if err := os.Chmod(p.path, 0o600); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, errors.Join(cause, err)
+	}
+	return true, nil
 }
 
 // ready says that the name still is this file and the file has its size. A file gets its size last, under the lock of
@@ -316,7 +331,7 @@ func (p *Partial) publish() error {
 	}
 	err := p.s.disk.link(p.f, path)
 	if errors.Is(err, fs.ErrExist) && !p.s.HasObject(p.key.Digest, p.key.Size) {
-		if err = p.s.disk.unlink(path); err == nil { // its length shows rot
+		if err = p.s.unlinkObject(path); err == nil { // its length shows rot
 			err = p.s.disk.link(p.f, path)
 		}
 	}

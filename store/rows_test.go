@@ -373,6 +373,15 @@ func TestFilesGoneBeforeRow(t *testing.T) {
 		t.Fatal("nothing was stolen")
 	}
 	ok(t, must[*Mapped](t)(s.LayerIndex(n)).Close())
+	split := layerRel(digest.FromString("split"), "") + "/" + tarSplitFile
+	steal(split)
+	n = must[uint64](t)(s.PutLayer(LayerRow{TOC: digest.FromString("split")}, testIndex(), []byte("split")))
+	if s.disk.before != nil {
+		t.Fatal("nothing was stolen")
+	}
+	if got := must[[]byte](t)(s.TarSplit(n)); string(got) != "split" {
+		t.Fatalf("tar-split %q", got)
+	}
 	steal(viewRel(1) + "/" + treeFile)
 	view := must[uint64](t)(s.PutView([]uint64{n}, []byte("tree")))
 	if s.disk.before != nil || view == 1 {
@@ -380,4 +389,25 @@ func TestFilesGoneBeforeRow(t *testing.T) {
 	}
 	ok(t, must[*Mapped](t)(s.View(view)).Close())
 	wantClean(t, s)
+}
+
+// gc may take a directory while files are written into it.
+func TestDirectoryGoneWhileWriting(t *testing.T) {
+	for _, stop := range []string{"create", "write", "fsync", "rename"} {
+		s := newStore(t)
+		dir, stolen := s.path(layerRel(digest.FromString("l"), "")), false
+		s.disk.before = func(op, _ string) error {
+			if op == stop && !stolen && exists(dir) {
+				stolen = true
+				return os.RemoveAll(dir)
+			}
+			return nil
+		}
+		n := must[uint64](t)(s.PutLayer(LayerRow{TOC: digest.FromString("l")}, testIndex(), []byte("split")))
+		if !stolen {
+			t.Fatal("nothing was stolen")
+		}
+		must[[]byte](t)(s.TarSplit(n))
+		wantClean(t, s)
+	}
 }

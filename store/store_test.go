@@ -235,11 +235,16 @@ func TestBatchReplacesRot(t *testing.T) {
 	path := s.path(objectRel(d))
 	ok(t, os.MkdirAll(filepath.Dir(path), 0o755))
 	ok(t, os.WriteFile(path, []byte("who"), 0o444))
+	link := path + "-" + digest.FromString("list").Encoded()
+	ok(t, os.Link(path, link))
 	b := s.NewBatch()
 	ok(t, b.Put(d, 5, strings.NewReader("whole")))
 	ok(t, b.Commit())
 	if !s.HasObject(d, 5) {
 		t.Fatal("still rotten")
+	}
+	if exists(link) {
+		t.Error("the link to the rotten file is still there")
 	}
 	wantClean(t, s)
 }
