@@ -45,7 +45,7 @@ func newHalfFilled(t *testing.T) *halfFilled {
 		t.Fatal(err)
 	}
 	h.view = view
-	readHead(t, l, layers[0], 7000) // five chunks, two of them holes
+	readHead(t, l, layers[0], "holed", 7000) // five chunks, two of them holes
 	l.close()
 	for _, name := range filesBelow(t, filepath.Join(h.root, "partial")) {
 		if !strings.HasSuffix(name, ".map") {
@@ -59,13 +59,18 @@ func newHalfFilled(t *testing.T) *halfFilled {
 	return h
 }
 
-func readHead(t *testing.T, l *local, layer uint64, n int) {
+// readHead reads the first n bytes of one file of a layer.
+func readHead(t *testing.T, l *local, layer uint64, name string, n int) {
 	t.Helper()
 	ly, err := l.pool.Layer(layer)
 	if err != nil {
 		t.Fatal(err)
 	}
-	file, err := ly.Open(0)
+	obj, ok := ly.Index().ObjectByPath(name)
+	if !ok {
+		t.Fatalf("no %s", name)
+	}
+	file, err := ly.Open(obj)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -44,7 +44,12 @@ func newFar(t *testing.T) *far {
 	srv := httptest.NewServer(f)
 	t.Cleanup(srv.Close)
 	host := strings.TrimPrefix(srv.URL, "http://")
-	return &far{reg, f, host, registry.New(&registry.Options{Retries: 2, Logger: quiet()})}
+	return &far{reg, f, host, newClient()}
+}
+
+// newClient tries again once, so that faults that last do not take minutes.
+func newClient() *registry.Client {
+	return registry.New(&registry.Options{Retries: 1, Logger: quiet()})
 }
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
