@@ -77,8 +77,10 @@ func newPipeline(dst io.Writer, o *WriterOptions) (*pipeline, error) {
 	if level < 1 || level > 22 || workers < 1 {
 		return nil, fmt.Errorf("compress: level %d, %d workers: out of range", level, workers)
 	}
+	// A frame takes the encoder as many positions further as the window is long, and when they run out it clears its
+	// tables: with the usual 8 MiB every 256 frames.
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(level)),
-		zstd.WithEncoderConcurrency(workers), zstd.WithEncoderCRC(true))
+		zstd.WithEncoderConcurrency(workers), zstd.WithEncoderCRC(true), zstd.WithWindowSize(maxChunk))
 	if err != nil {
 		return nil, fmt.Errorf("compress: %w", err)
 	}
