@@ -188,21 +188,25 @@ func (d *disk) syncDir(dir string) error {
 	return f.Sync()
 }
 
-// mkdir makes dir and its parents and makes every new name durable: a file is not safe in a directory that is not.
-func (d *disk) mkdir(dir string) error {
+// mkdir makes dir and its parents for the owner alone: objects are readable by their own mode, and among them are files
+// that are private in their image.
+func (d *disk) mkdir(dir string) error { return d.mkdirMode(dir, 0o700) }
+
+// mkdirMode makes every new name durable: a file is not safe in a directory that is not.
+func (d *disk) mkdirMode(dir string, mode fs.FileMode) error {
 	if _, err := os.Stat(dir); err == nil {
 		return nil
 	}
 	parent := filepath.Dir(dir)
 	if parent != dir {
-		if err := d.mkdir(parent); err != nil {
+		if err := d.mkdirMode(parent, mode); err != nil {
 			return err
 		}
 	}
 	if err := d.step("mkdir", dir); err != nil {
 		return err
 	}
-	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := os.Mkdir(dir, mode); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	return d.syncDir(parent)

@@ -64,6 +64,9 @@ func open(root string, o *Options, d *disk, boot string) (*Store, error) {
 	if s.log == nil {
 		s.log = slog.Default()
 	}
+	if err := d.mkdirMode(filepath.Dir(abs), 0o755); err != nil {
+		return nil, fmt.Errorf("open store %s: %w", abs, err)
+	}
 	for _, dir := range []string{"blobs", "objects", "partial", "layers", "views", "ingest", "pins"} {
 		if err := d.mkdir(s.path(dir)); err != nil {
 			return nil, fmt.Errorf("open store %s: %w", abs, err)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -247,6 +248,21 @@ func TestBatchReplacesRot(t *testing.T) {
 		t.Error("the link to the rotten file is still there")
 	}
 	wantClean(t, s)
+}
+
+// Objects are readable to all by their own mode, whatever mode they have in their image: the directories must not be.
+func TestDirectoriesArePrivate(t *testing.T) {
+	parent := filepath.Join(t.TempDir(), "parent")
+	s := must[*Store](t)(Open(filepath.Join(parent, "root"), nil))
+	putObjects(t, s, "x")
+	putTOC(t, s, "l", "x")
+	putBytes(t, s, []byte("blob"))
+	ok(t, filepath.WalkDir(s.Root(), func(path string, e fs.DirEntry, err error) error {
+		if fi := must[os.FileInfo](t)(os.Stat(path)); e.IsDir() && fi.Mode().Perm() != 0o700 {
+			t.Errorf("%s has mode %v", path, fi.Mode())
+		}
+		return err
+	}))
 }
 
 func TestSchema(t *testing.T) {
