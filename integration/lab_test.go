@@ -39,7 +39,8 @@ type lab struct {
 	*harness.Machine
 	t     *testing.T
 	front *front.Front
-	far   string // host:port of the registry behind the front
+	far   string          // host:port of the registry behind the front
+	clock map[string]bool // see fromTheClock; nil unless the test asked
 }
 
 func newLab(t *testing.T, o *harness.Options) *lab {
@@ -276,7 +277,7 @@ func (l *lab) snapshots() []snapshots.Info {
 func (l *lab) checkNothingLeft() {
 	l.t.Helper()
 	for _, info := range l.snapshots() {
-		l.t.Errorf("snapshot left: %+v", info)
+		l.t.Errorf("snapshot left: %s %s on %q", info.Kind, info.Name, info.Parent)
 	}
 	dirs, err := os.ReadDir(filepath.Join(l.Root(), "snapshots"))
 	if err != nil {
@@ -288,7 +289,7 @@ func (l *lab) checkNothingLeft() {
 		}
 	}
 	for _, pin := range l.pins() {
-		l.t.Errorf("pin left: %+v", pin)
+		l.t.Errorf("pin left: %s %+v", pin.ID, pin.Target)
 	}
 	own := filepath.Join(l.Root(), "mnt")
 	mounts, err := harness.Mounts(l.Dir)
