@@ -7,8 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
+	"sync"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -21,11 +21,12 @@ import (
 // dockerArchive is what docker save writes, of every age, as a source. Such an archive has configs and layers but often
 // no manifest: then one is made whose blobs are the archive's own bytes. The tar is not unpacked.
 type dockerArchive struct {
-	ref   manifest.Ref
-	file  *os.File // nil until top was asked for
-	index *tarIndex
-	doc   document
-	blobs map[digest.Digest]archiveBlob
+	archiveIn
+	ref manifest.Ref
+
+	loading sync.Mutex
+	doc     document
+	blobs   map[digest.Digest]archiveBlob // nil until the image was looked for; then never written again
 }
 
 // archiveBlob is where a blob is: in the archive, or in memory.
@@ -41,26 +42,34 @@ type archiveImage struct {
 	layers []span // bottom to top
 }
 
-func openDockerArchive(ref manifest.Ref) *dockerArchive { return &dockerArchive{ref: ref} }
-
-// top opens the archive and finds the image that the reference names.
-func (a *dockerArchive) top(ctx context.Context) (document, error) {
-	if a.file == nil {
-		var err error
-		if a.file, a.index, err = openArchive(ctx, a.ref.Path); err != nil {
-			return document{}, err
-		}
-	}
-	if a.blobs == nil {
-		if err := a.load(ctx); err != nil {
-			return document{}, fmt.Errorf("archive %s: %w", a.ref.Path, err)
-		}
-	}
-	return a.doc, nil
+func openDockerArchive(ref manifest.Ref) *dockerArchive {
+	return &dockerArchive{archiveIn: archiveIn{path: ref.Path}, ref: ref}
 }
 
+func (a *dockerArchive) top(ctx context.Context) (document, error) {
+	err := a.load(ctx)
+	return a.doc, err
+}
+
+// load opens the archive and finds the image that the reference names, once.
 func (a *dockerArchive) load(ctx context.Context) error {
-	im, err := findSaved(ctx, a.index, a.ref)
+	a.loading.Lock()
+	defer a.loading.Unlock()
+	if a.blobs != nil {
+		return nil
+	}
+	x, err := a.open(ctx)
+	if err != nil {
+		return err
+	}
+	if err := a.choose(ctx, x); err != nil {
+		return fmt.Errorf("archive %s: %w", a.path, err)
+	}
+	return nil
+}
+
+func (a *dockerArchive) choose(ctx context.Context, x *tarIndex) error {
+	im, err := findSaved(ctx, x, a.ref)
 	if err != nil {
 		return err
 	}
@@ -68,9 +77,9 @@ func (a *dockerArchive) load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("config: %w", err)
 	}
-	doc, m, err := storedManifest(a.index, im)
+	doc, m, err := storedManifest(x, im)
 	if errors.Is(err, ErrNotFound) {
-		doc, m, err = buildManifest(ctx, a.index, im, c)
+		doc, m, err = buildManifest(ctx, x, im, c)
 	}
 	if err != nil {
 		return err
@@ -79,15 +88,15 @@ func (a *dockerArchive) load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("image %s: %w", doc.digest, err)
 	}
-	a.doc = doc
-	a.blobs = map[digest.Digest]archiveBlob{m.Config.Digest: {raw: im.config}}
+	blobs := map[digest.Digest]archiveBlob{m.Config.Digest: {raw: im.config}}
 	for i, l := range full.Layers {
 		b := archiveBlob{at: im.layers[i]}
 		if l.Binding == manifest.BindTar && l.DiffID != l.Digest {
 			b.diffID = l.DiffID
 		}
-		a.blobs[l.Digest] = b
+		blobs[l.Digest] = b
 	}
+	a.doc, a.blobs = doc, blobs
 	return nil
 }
 
@@ -134,15 +143,22 @@ func (a *dockerArchive) manifest(_ context.Context, d v1.Descriptor) (document, 
 	return document{}, fmt.Errorf("manifest %s: a docker archive holds no lists: %w", d.Digest, ErrNotFound)
 }
 
+// blob verifies the tar inside a compressed layer too.
 func (a *dockerArchive) blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error) {
 	body, err := a.layer(ctx, d)
-	if want := a.blobs[d.Digest].diffID; err == nil && want != "" {
+	if err != nil {
+		return nil, err
+	}
+	if want := a.blobs[d.Digest].diffID; want != "" {
 		return newTarVerified(body, want), nil
 	}
-	return body, err
+	return body, nil
 }
 
-func (a *dockerArchive) layer(_ context.Context, d v1.Descriptor) (io.ReadCloser, error) {
+func (a *dockerArchive) layer(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error) {
+	if err := a.load(ctx); err != nil {
+		return nil, err
+	}
 	b, ok := a.blobs[d.Digest]
 	if !ok {
 		return nil, fmt.Errorf("blob %s of %s: %w", d.Digest, a.ref, ErrNotFound)
@@ -153,19 +169,15 @@ func (a *dockerArchive) layer(_ context.Context, d v1.Descriptor) (io.ReadCloser
 	return newVerified(sectionCloser{a.index.section(b.at)}, d), nil
 }
 
+// ranged knows only what top found; for anything else blob says why not.
 func (a *dockerArchive) ranged(d v1.Descriptor) (fill.Source, store.Source) {
+	a.loading.Lock()
+	defer a.loading.Unlock()
 	b, ok := a.blobs[d.Digest]
 	if !ok || b.raw != nil {
 		return nil, store.Source{}
 	}
 	return a.index.ranged(b.at)
-}
-
-func (a *dockerArchive) close() error {
-	if a.file == nil {
-		return nil
-	}
-	return a.file.Close()
 }
 
 // tarVerified reads a compressed layer and fails before EOF when the tar inside is not the diffID's.

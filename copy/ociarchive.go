@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -16,28 +15,26 @@ import (
 
 // ociArchive is a tar of an OCI layout as a source. The tar is not unpacked: its blobs are read where they are.
 type ociArchive struct {
-	ref   manifest.Ref
-	file  *os.File // nil until top was asked for
-	index *tarIndex
+	archiveIn
+	ref manifest.Ref
 }
 
-func openOCIArchive(ref manifest.Ref) *ociArchive { return &ociArchive{ref: ref} }
+func openOCIArchive(ref manifest.Ref) *ociArchive {
+	return &ociArchive{archiveIn: archiveIn{path: ref.Path}, ref: ref}
+}
 
-// top opens the archive: with standard input that means to wait for it.
 func (a *ociArchive) top(ctx context.Context) (document, error) {
-	if a.file == nil {
-		var err error
-		if a.file, a.index, err = openArchive(ctx, a.ref.Path); err != nil {
-			return document{}, err
-		}
-	}
-	idx, err := readArchiveIndex(a.index)
+	x, err := a.open(ctx)
 	if err != nil {
-		return document{}, fmt.Errorf("archive %s: %w", a.ref.Path, err)
+		return document{}, err
+	}
+	idx, err := readArchiveIndex(x)
+	if err != nil {
+		return document{}, fmt.Errorf("archive %s: %w", a.path, err)
 	}
 	d, err := findEntry(idx.Manifests, a.ref)
 	if err != nil {
-		return document{}, fmt.Errorf("archive %s: %w", a.ref.Path, err)
+		return document{}, fmt.Errorf("archive %s: %w", a.path, err)
 	}
 	return a.manifest(ctx, d)
 }
@@ -80,31 +77,33 @@ func manifestBlob(ctx context.Context, src source, d v1.Descriptor) (document, e
 	return checked(raw, mediaType, d.Digest)
 }
 
-func (a *ociArchive) blob(_ context.Context, d v1.Descriptor) (io.ReadCloser, error) {
-	s, err := a.index.findBlob(d.Digest)
+func (a *ociArchive) blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error) {
+	x, err := a.open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return newVerified(sectionCloser{a.index.section(s)}, d), nil
+	s, err := x.findBlob(d.Digest)
+	if err != nil {
+		return nil, fmt.Errorf("archive %s: %w", a.path, err)
+	}
+	return newVerified(sectionCloser{x.section(s)}, d), nil
 }
 
 func (a *ociArchive) layer(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error) {
 	return a.blob(ctx, d)
 }
 
+// ranged knows only what an opened archive has; for anything else blob says why not.
 func (a *ociArchive) ranged(d v1.Descriptor) (fill.Source, store.Source) {
-	s, err := a.index.findBlob(d.Digest)
+	x := a.opened()
+	if x == nil {
+		return nil, store.Source{}
+	}
+	s, err := x.findBlob(d.Digest)
 	if err != nil {
-		return nil, store.Source{} // blob says why
+		return nil, store.Source{}
 	}
-	return a.index.ranged(s)
-}
-
-func (a *ociArchive) close() error {
-	if a.file == nil {
-		return nil
-	}
-	return a.file.Close()
+	return x.ranged(s)
 }
 
 // ociArchiveOut is the destination: a layout in a tar that holds one image or list.

@@ -12,6 +12,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -257,6 +258,43 @@ func blobName(d digest.Digest) (string, error) {
 		return "", err
 	}
 	return path.Join(v1.ImageBlobsDir, d.Algorithm().String(), d.Encoded()), nil
+}
+
+// archiveIn is an archive that is opened when something of it is asked for first: with standard input that means to
+// wait for all of it.
+type archiveIn struct {
+	path string
+
+	mu    sync.Mutex
+	file  *os.File
+	index *tarIndex
+}
+
+func (a *archiveIn) open(ctx context.Context) (*tarIndex, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.index != nil {
+		return a.index, nil
+	}
+	var err error
+	a.file, a.index, err = openArchive(ctx, a.path)
+	return a.index, err
+}
+
+// opened is the index if there is one.
+func (a *archiveIn) opened() *tarIndex {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.index
+}
+
+func (a *archiveIn) close() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.file == nil {
+		return nil
+	}
+	return a.file.Close()
 }
 
 // openArchive opens a tar and indexes it. "-", a pipe, and a compressed tar become a file without a name first, because
