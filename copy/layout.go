@@ -1,7 +1,6 @@
 package copy
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -55,7 +54,10 @@ func createLayout(ref manifest.Ref) (*layout, error) {
 	l := &layout{ref: ref}
 	path := filepath.Join(ref.Path, layoutFile)
 	if _, err := os.Stat(path); err == nil {
-		return openLayout(ref)
+		if l, err = openLayout(ref); err != nil {
+			return nil, err
+		}
+		return l, l.sweep()
 	}
 	if err := os.MkdirAll(filepath.Join(ref.Path, v1.ImageBlobsDir), 0o755); err != nil {
 		return nil, err
@@ -232,44 +234,20 @@ func (l *layout) put(ctx context.Context, d v1.Descriptor, open func() (io.ReadC
 	return out.commit(ctx, d)
 }
 
-func (l *layout) create() (spool, error) {
-	f, err := os.CreateTemp(filepath.Join(l.ref.Path, v1.ImageBlobsDir), ".tocsin-")
-	if err != nil {
-		return nil, err
-	}
-	return &layoutSpool{File: f, layout: l}, nil
-}
-
-type layoutSpool struct {
-	*os.File
-	layout *layout
-}
-
-func (s *layoutSpool) commit(ctx context.Context, d v1.Descriptor) error {
-	path, err := s.layout.path(d.Digest)
-	if err != nil {
-		return errors.Join(err, s.abort())
-	}
-	err = errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), s.Chmod(0o644), s.Sync(), s.Close())
-	if err == nil {
-		err = os.Rename(s.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("blob %s of %s: %w", d.Digest, s.layout.ref.Path, errors.Join(err, os.Remove(s.Name())))
-	}
-	return nil
-}
-
-func (s *layoutSpool) abort() error { return errors.Join(s.Close(), os.Remove(s.Name())) }
-
 func (l *layout) putManifest(ctx context.Context, doc document) error {
 	return l.put(ctx, descriptorOf(doc), opener(doc.raw))
 }
 
+// commit names the image in index.json, which other processes may be writing too.
 func (l *layout) commit(ctx context.Context, doc document) error {
 	if err := l.putManifest(ctx, doc); err != nil {
 		return err
 	}
+	unlock, err := l.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	idx, err := l.index()
 	if err != nil {
 		return err
@@ -293,23 +271,6 @@ func nameEntry(entries []v1.Descriptor, d v1.Descriptor, name string) []v1.Descr
 		return name != "" && had == name || had == "" && e.Digest == d.Digest
 	})
 	return append(entries, d)
-}
-
-// replace writes a small file of the layout in one step.
-func (l *layout) replace(name string, raw []byte) error {
-	f, err := os.CreateTemp(l.ref.Path, ".tocsin-")
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(f, bytes.NewReader(raw))
-	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), filepath.Join(l.ref.Path, name))
-	}
-	if err != nil {
-		return fmt.Errorf("write %s of %s: %w", name, l.ref.Path, errors.Join(err, os.Remove(f.Name())))
-	}
-	return nil
 }
 
 func (l *layout) close() error { return nil }

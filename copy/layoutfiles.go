@@ -1,0 +1,149 @@
+package copy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// tempPrefix begins the names of files of a layout that are not what they will be yet. Their writer holds a lock on
+// them, so that the next copy into the layout can tell what a dead one left.
+const tempPrefix = ".tocsin-"
+
+// temp makes a locked temporary file below the layout.
+func (l *layout) temp(dir string) (*os.File, error) {
+	for {
+		f, err := os.CreateTemp(filepath.Join(l.ref.Path, dir), tempPrefix)
+		if err != nil {
+			return nil, err
+		}
+		if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+			return nil, errors.Join(fmt.Errorf("lock %s: %w", f.Name(), err), f.Close(), os.Remove(f.Name()))
+		}
+		_, err = os.Lstat(f.Name())
+		if err == nil {
+			return f, nil
+		}
+		if err := errors.Join(err, f.Close()); !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		// Somebody swept it away before it was locked.
+	}
+}
+
+// sweep removes what writers left behind that did not live to remove it themselves.
+func (l *layout) sweep() error {
+	for _, dir := range []string{"", v1.ImageBlobsDir} {
+		entries, err := os.ReadDir(filepath.Join(l.ref.Path, dir))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		for _, e := range entries {
+			if !strings.HasPrefix(e.Name(), tempPrefix) {
+				continue
+			}
+			if err := sweepFile(filepath.Join(l.ref.Path, dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("remove what an earlier copy left: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+func sweepFile(name string) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return f.Close() // its writer lives
+	}
+	if err == nil {
+		err = os.Remove(name)
+	}
+	return errors.Join(err, f.Close())
+}
+
+// lock keeps other copies from changing index.json until unlock is called.
+func (l *layout) lock() (unlock func(), err error) {
+	f, err := os.Open(filepath.Join(l.ref.Path, layoutFile))
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", f.Name(), err), f.Close())
+	}
+	return func() { f.Close() }, nil
+}
+
+func (l *layout) create() (spool, error) {
+	f, err := l.temp(v1.ImageBlobsDir)
+	if err != nil {
+		return nil, err
+	}
+	return &layoutSpool{File: f, layout: l}, nil
+}
+
+// layoutSpool becomes a blob by rename when it is whole.
+type layoutSpool struct {
+	*os.File
+	layout *layout
+}
+
+func (s *layoutSpool) commit(ctx context.Context, d v1.Descriptor) error {
+	path, err := s.layout.path(d.Digest)
+	if err != nil {
+		return errors.Join(err, s.abort())
+	}
+	err = errors.Join(ctx.Err(), os.MkdirAll(filepath.Dir(path), 0o755))
+	if err := finish(s.File, err, path); err != nil {
+		return fmt.Errorf("blob %s of %s: %w", d.Digest, s.layout.ref.Path, err)
+	}
+	return nil
+}
+
+func (s *layoutSpool) abort() error { return errors.Join(s.Close(), os.Remove(s.Name())) }
+
+// finish gives a temporary file its name, durably, or removes it if there was an error before.
+func finish(f *os.File, before error, path string) error {
+	err := before
+	if err == nil {
+		err = errors.Join(f.Chmod(0o644), f.Sync())
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, f.Close(), os.Remove(f.Name()))
+	}
+	return errors.Join(f.Close(), syncNames(filepath.Dir(path)))
+}
+
+func syncNames(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// replace writes a small file of the layout in one step.
+func (l *layout) replace(name string, raw []byte) error {
+	f, err := l.temp("")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(raw)
+	if err := finish(f, err, filepath.Join(l.ref.Path, name)); err != nil {
+		return fmt.Errorf("write %s of %s: %w", name, l.ref.Path, err)
+	}
+	return nil
+}
