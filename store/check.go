@@ -41,6 +41,7 @@ type checkRun struct {
 	rows    checkRows
 	results []Finding
 	again   map[digest.Digest]bool // object -> can be fetched again; absent: no layer names it
+	blind   bool                   // some layer does not say what it names
 	suspect map[digest.Digest]bool // objects whose length some layer contradicts: rot, or a lying TOC
 }
 
@@ -160,27 +161,29 @@ func (c *checkRun) needLayers(who string, layers []uint64) {
 
 func (c *checkRun) checkLayers() error {
 	for n, row := range c.rows.layers {
-		name := fmt.Sprintf("layer %d", n)
-		if err := c.checkMapped(filepath.Join(layerRel(row.TOC, row.DiffID), indexFile), c.o.Index); err != nil {
-			if _, gone := c.s.Layer(n); errors.Is(gone, ErrNotFound) {
-				continue // gc was here
-			}
-			c.found(kindOf(err), name, "index: %v", err)
-			continue
-		}
-		if c.o.Objects == nil {
-			continue
-		}
-		refs, err := c.s.layerObjects(n, c.o.Objects)
-		if err != nil {
-			c.found(kindOf(err), name, "index: %v", err)
-			continue
-		}
-		for _, ref := range refs {
-			c.checkRef(&row, ref)
+		if err := c.checkLayer(&row); err != nil && !c.layerGone(n) {
+			c.found(kindOf(err), fmt.Sprintf("layer %d", n), "index: %v", err)
+			c.blind = true
 		}
 	}
 	return nil
+}
+
+// layerGone says that gc was here since the index was read.
+func (c *checkRun) layerGone(n uint64) bool {
+	_, err := c.s.Layer(n)
+	return errors.Is(err, ErrNotFound)
+}
+
+func (c *checkRun) checkLayer(row *LayerRow) error {
+	if err := c.checkMapped(filepath.Join(layerRel(row.TOC, row.DiffID), indexFile), c.o.Index); err != nil || c.o.Objects == nil {
+		return err
+	}
+	refs, err := c.s.layerObjects(row.Number, c.o.Objects)
+	for _, ref := range refs {
+		c.checkRef(row, ref)
+	}
+	return err
 }
 
 // checkRef looks at one object of one layer. Only the content of layers with a TOC can be fetched piece by piece.
@@ -189,7 +192,7 @@ func (c *checkRun) checkRef(row *LayerRow, ref ObjectRef) {
 	c.again[ref.Digest] = c.again[ref.Digest] || lazy
 	fi, err := os.Lstat(c.s.path(objectRel(ref.Digest)))
 	switch {
-	case notExist(err) && row.TOC == "" && ref.Size > 0:
+	case notExist(err) && row.TOC == "" && ref.Size > 0 && !c.layerGone(row.Number):
 		c.found("missing", objectRel(ref.Digest), "content of layer %d, which was taken from a tar", row.Number)
 	case err == nil && fi.Size() != ref.Size:
 		c.suspect[ref.Digest] = true
@@ -304,7 +307,7 @@ func (c *checkRun) repairObject(d digest.Digest, rel, name string, f *Finding) {
 	switch {
 	case !c.o.Repair:
 		return
-	case c.o.Objects == nil:
+	case c.o.Objects == nil, c.blind:
 		f.Problem += "; kept, it is not known who needs it"
 		return
 	case needed && !again:

@@ -355,6 +355,53 @@ func commitRounds(s *Store, w, rounds int) error {
 	return nil
 }
 
+// What gc takes while Check looks is not missing.
+func TestCheckBesideGC(t *testing.T) {
+	for _, beforeIndex := range []bool{true, false} {
+		s := newStore(t)
+		putObjects(t, s, "x")
+		must[uint64](t)(s.PutLayer(LayerRow{DiffID: digest.FromString("tar")}, testIndex("x"), nil))
+		collect := func() {
+			must[[]Finding](t)(s.GC(context.Background(), GCOptions{Grace: -1, Objects: testObjects}))
+		}
+		o := checkAll()
+		o.Index = func([]byte) error {
+			if beforeIndex {
+				collect()
+			}
+			return nil
+		}
+		o.Objects = func(index []byte) ([]ObjectRef, error) {
+			refs, err := testObjects(bytes.Clone(index))
+			collect()
+			return refs, err
+		}
+		if f := must[[]Finding](t)(s.Check(context.Background(), o)); len(f) != 0 {
+			t.Errorf("check: %+v", f)
+		}
+		if hasObject(s, "x") {
+			t.Fatal("gc took nothing")
+		}
+	}
+}
+
+// While the index of some layer cannot be read nobody knows who needs an object, so Check repairs none.
+func TestCheckRepairsNothingBlindly(t *testing.T) {
+	s := newStore(t)
+	putObjects(t, s, "x")
+	n := must[uint64](t)(s.PutLayer(LayerRow{DiffID: digest.FromString("tar")}, testIndex("x"), nil))
+	dir := must[string](t)(s.layerDir(n))
+	for _, path := range []string{dir + "/" + indexFile, s.path(objectRel(digest.FromString("x")))} {
+		ok(t, os.Chmod(path, 0o600))
+		ok(t, os.WriteFile(path, []byte("?"), 0o600))
+	}
+	o := checkAll()
+	o.Repair = true
+	if f := must[[]Finding](t)(s.Check(context.Background(), o)); len(f) != 2 || !exists(s.path(objectRel(digest.FromString("x")))) {
+		t.Errorf("check: %+v", f)
+	}
+}
+
 // The names that an EROFS view uses are links, and they go before their object.
 func TestLinks(t *testing.T) {
 	s := newStore(t)
