@@ -78,96 +78,117 @@ func hostsDir(t *testing.T, host, text string) string {
 	return root
 }
 
-func TestMirrors(t *testing.T) {
+// mirrored is a registry "registry.example" behind two fronts: itself, and a mirror that may be pulled from only.
+type mirrored struct {
+	*bench
+	dir              string
+	upstream, mirror *front.Front
+}
+
+func newMirrored(t *testing.T) *mirrored {
 	reg := front.NewRegistry()
-	upstream, mirror := front.New(reg), front.New(reg)
-	up, mi := httptest.NewServer(upstream), httptest.NewServer(mirror)
-	defer up.Close()
-	defer mi.Close()
-	b := &bench{reg: reg, front: mirror}
-	data, d := b.blob(1000)
-	reg.AddManifest(repoName, "latest", "application/json", []byte("{}"))
-	dir := hostsDir(t, "registry.example", `server = "`+up.URL+`"
+	m := &mirrored{upstream: front.New(reg), mirror: front.New(reg)}
+	up, mi := httptest.NewServer(m.upstream), httptest.NewServer(m.mirror)
+	t.Cleanup(up.Close)
+	t.Cleanup(mi.Close)
+	m.bench = &bench{reg: reg, front: m.mirror}
+	m.dir = hostsDir(t, "registry.example", `server = "`+up.URL+`"
 [host."`+mi.URL+`"]
   capabilities = ["pull"]
   [host."`+mi.URL+`".header]
     X-Mirror = ["yes"]
 `)
-	newRepo := func() *Repo {
-		mirror.Behave()
-		mirror.Forget()
-		upstream.Forget()
-		b.serve(t, mirror, &Options{HostsDir: dir}) // for its pauses
-		b.r = b.c.Repo("registry.example", repoName)
-		return b.r
+	return m
+}
+
+// newRepo gives the repository to a new client, with both fronts at their best.
+func (m *mirrored) newRepo(t *testing.T) *Repo {
+	m.mirror.Behave()
+	m.mirror.Forget()
+	m.upstream.Behave()
+	m.upstream.Forget()
+	m.serve(t, m.mirror, &Options{HostsDir: m.dir}) // for its pauses
+	m.r = m.c.Repo("registry.example", repoName)
+	return m.r
+}
+
+func (m *mirrored) counts(t *testing.T, wantMirror, wantUpstream int) {
+	t.Helper()
+	if m, u := m.mirror.Count("", ""), m.upstream.Count("", ""); m != wantMirror || u != wantUpstream {
+		t.Errorf("mirror asked %d times, upstream %d; want %d, %d", m, u, wantMirror, wantUpstream)
 	}
-	counts := func(wantMirror, wantUpstream int) {
-		t.Helper()
-		if m, u := mirror.Count("", ""), upstream.Count("", ""); m != wantMirror || u != wantUpstream {
-			t.Errorf("mirror asked %d times, upstream %d; want %d, %d", m, u, wantMirror, wantUpstream)
-		}
-	}
+}
+
+func TestMirrors(t *testing.T) {
+	m := newMirrored(t)
+	data, d := m.blob(1000)
+	m.reg.AddManifest(repoName, "latest", "application/json", []byte("{}"))
 	t.Run("mirror first, and told which registry", func(t *testing.T) {
-		r := newRepo()
+		r := m.newRepo(t)
 		if got, err := readBlob(r, d); err != nil || !bytes.Equal(got, data) {
 			t.Fatal(err)
 		}
-		counts(1, 0)
-		if q := mirror.Log()[0].Query; q != "ns=registry.example" {
+		m.counts(t, 1, 0)
+		if q := m.mirror.Log()[0].Query; q != "ns=registry.example" {
 			t.Errorf("query %q", q)
 		}
 	})
 	t.Run("a pull mirror does not say what a tag means", func(t *testing.T) {
-		r := newRepo()
+		r := m.newRepo(t)
 		if _, _, err := r.Manifest(t.Context(), "latest"); err != nil {
 			t.Fatal(err)
 		}
-		counts(0, 1)
+		m.counts(t, 0, 1)
 		if err := r.PutManifest(t.Context(), "new", []byte("{}"), "application/json"); err != nil {
 			t.Fatal(err)
 		}
-		counts(0, 2)
+		m.counts(t, 0, 2)
 	})
 	t.Run("a mirror that fails costs one request", func(t *testing.T) {
 		for _, act := range []front.Action{front.Status(404, ""), front.Status(503, ""), front.Status(403, ""), front.Reset(-1)} {
-			r := newRepo()
-			mirror.Add(front.Rule{Do: act})
+			r := m.newRepo(t)
+			m.mirror.Add(front.Rule{Do: act})
 			if got, err := readBlob(r, d); err != nil || !bytes.Equal(got, data) {
 				t.Fatal(err)
 			}
-			counts(1, 1)
+			m.counts(t, 1, 1)
 		}
 	})
 	t.Run("a mirror without ranges does not spoil those of the registry", func(t *testing.T) {
-		r := newRepo()
-		mirror.Add(front.Rule{Do: front.Status(404, "")})
-		upstream.Add(front.Rule{Times: 1, Do: front.SingleOnly(400)})
+		r := m.newRepo(t)
+		m.mirror.Add(front.Rule{Do: front.Status(404, "")})
+		m.upstream.Add(front.Rule{Times: 1, Do: front.SingleOnly(400)})
 		if err := readAll(r.Ranged(d.Digest, d.Size), data, []manifest.Range{{Off: 0, Len: 10}, {Off: 100, Len: 10}}); err != nil {
 			t.Fatal(err)
 		}
-		counts(3, 3)
+		m.counts(t, 3, 3)
 	})
+}
+
+func TestRestingMirrors(t *testing.T) {
+	m := newMirrored(t)
+	data, d := m.blob(1000)
 	t.Run("one that cannot be reached is left alone for a while", func(t *testing.T) {
-		r := newRepo()
-		mirror.Add(front.Rule{Do: front.Reset(-1)})
+		r := m.newRepo(t)
+		m.mirror.Add(front.Rule{Do: front.Reset(-1)})
 		now := time.Unix(1e9, 0)
-		b.c.now = func() time.Time { return now }
+		m.c.now = func() time.Time { return now }
 		for range 3 {
 			if _, err := readBlob(r, d); err != nil {
 				t.Fatal(err)
 			}
 		}
-		counts(1, 3)
-		mirror.Behave()
+		m.counts(t, 1, 3)
+		m.mirror.Behave()
 		now = now.Add(mirrorRest + time.Second)
 		if _, err := readBlob(r, d); err != nil {
 			t.Fatal(err)
 		}
-		counts(2, 3)
+		m.counts(t, 2, 3)
 	})
 	t.Run("one that is left alone neither hides an answer nor takes the retries", func(t *testing.T) {
-		r := newRepo()
-		mirror.Add(front.Rule{Do: front.Reset(-1)})
+		r := m.newRepo(t)
+		m.mirror.Add(front.Rule{Do: front.Reset(-1)})
 		if _, err := readBlob(r, d); err != nil {
 			t.Fatal(err)
 		}
@@ -175,19 +196,19 @@ func TestMirrors(t *testing.T) {
 		if has, err := r.HasBlob(t.Context(), absent); has || err != nil {
 			t.Errorf("a blob that the registry does not have: %v, %v", has, err)
 		}
-		upstream.Add(front.Rule{Times: 2, Do: front.Status(503, "")})
+		m.upstream.Add(front.Rule{Times: 2, Do: front.Status(503, "")})
 		if _, err := readBlob(r, d); err != nil {
 			t.Errorf("the registry was not asked again: %v", err)
 		}
-		counts(1, 5)
+		m.counts(t, 1, 5)
 	})
 	t.Run("one that is left alone is asked when the registry does not answer", func(t *testing.T) {
-		r := newRepo()
-		mirror.Add(front.Rule{Times: 1, Do: front.Reset(-1)})
+		r := m.newRepo(t)
+		m.mirror.Add(front.Rule{Times: 1, Do: front.Reset(-1)})
 		if _, err := readBlob(r, d); err != nil {
 			t.Fatal(err)
 		}
-		upstream.Add(front.Rule{Do: front.Reset(-1)})
+		m.upstream.Add(front.Rule{Do: front.Reset(-1)})
 		if got, err := readBlob(r, d); err != nil || !bytes.Equal(got, data) {
 			t.Error(err)
 		}
@@ -246,5 +267,22 @@ func TestCertificates(t *testing.T) {
 	dir := hostsDir(t, "registry.example", `server = "`+srv.URL+"\"\n")
 	if _, err := readBlob(New(&Options{HostsDir: dir, Insecure: true}).Repo("registry.example", repoName), desc); err != nil {
 		t.Errorf("insecure: %v", err)
+	}
+}
+
+// A host is checked before it becomes a part of a path below the hosts directory.
+func TestBadHostIsNotLookedUp(t *testing.T) {
+	c := New(&Options{HostsDir: t.TempDir()})
+	r := c.Repo("../../etc", repoName)
+	d := digest.FromString("x")
+	err := r.ReadRanges(t.Context(), d, 10, []manifest.Range{{Off: 0, Len: 1}}, func(_ manifest.Range, body io.Reader) error {
+		_, err := io.ReadAll(body)
+		return err
+	})
+	if !errors.Is(err, manifest.ErrMalformed) || r.RangeSupport() != Unknown {
+		t.Error(err)
+	}
+	if len(c.hosts) != 0 {
+		t.Errorf("looked up: %v", c.hosts)
 	}
 }

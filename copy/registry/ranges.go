@@ -51,6 +51,9 @@ func (r *Repo) rangeSupport() (single, multi Support, err error) {
 	e := r.served
 	r.mu.Unlock()
 	if e == nil {
+		if err := r.check(); err != nil {
+			return Unknown, Unknown, err
+		}
 		list, _, err := r.c.endpoints(r.host, docker.HostCapabilityPull)
 		if err != nil {
 			return Unknown, Unknown, err

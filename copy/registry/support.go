@@ -37,7 +37,8 @@ func (s *rangeSupport) get(now time.Time) (single, multi Support) {
 	return s.single, s.multi
 }
 
-// learn notes the outcome of a request for one or several ranges.
+// learn notes the outcome of a request for one or several ranges. A server that has served a range before is asked
+// again: one odd answer must not keep a mounted image from being read for the whole refusalLife.
 func (s *rangeSupport) learn(several, ok bool, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -47,6 +48,8 @@ func (s *rangeSupport) learn(several, ok bool, now time.Time) {
 	}
 	if several {
 		s.multi = v
+	} else if s.single == Yes && !ok {
+		s.single = Unknown
 	} else {
 		s.single = v
 	}
