@@ -53,6 +53,8 @@ func (s *Snapshotter) extract(ctx context.Context, x extraction, key, parent str
 	case errdefs.IsAlreadyExists(err):
 		return nil, err
 	case only:
+		// Returned too: who pulls may show little of it, and the operator looks here.
+		s.log.Warn("layer is refused", "image", x.image, "layer", x.layer, "reason", err)
 		return nil, fmt.Errorf("prepare layer %s of %q: %w", x.layer, x.image, classed(err))
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
