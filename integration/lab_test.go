@@ -45,11 +45,18 @@ type lab struct {
 
 func newLab(t *testing.T, o *harness.Options) *lab {
 	t.Helper()
+	return newLabBehind(t, o, func(registry http.Handler) http.Handler { return registry })
+}
+
+// newLabBehind puts something more between the front and the registry.
+func newLabBehind(t *testing.T, o *harness.Options, wrap func(registry http.Handler) http.Handler) *lab {
+	t.Helper()
 	l := &lab{Machine: harness.Start(t, o), t: t}
-	var err error
-	if l.front, err = front.NewProxy("http://" + l.Registry); err != nil {
+	proxy, err := front.NewProxy("http://" + l.Registry)
+	if err != nil {
 		t.Fatal(err)
 	}
+	l.front = front.New(wrap(proxy))
 	server := httptest.NewServer(l.front)
 	t.Cleanup(server.Close)
 	l.far = server.Listener.Addr().String()
