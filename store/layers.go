@@ -99,7 +99,7 @@ func (s *Store) Layers() ([]LayerRow, error) {
 
 // PutLayer keeps a layer index, and the raw tar-split if there is one, and then the row, whose Number it gives back.
 // A layer that is already there keeps its number and files and gets the sources and the diffID of row, and a tar-split
-// if it had none.
+// if it had none. ErrConflict if another diffID was verified.
 func (s *Store) PutLayer(row LayerRow, index, tarSplit []byte) (uint64, error) {
 	if err := checkLayer(&row); err != nil {
 		return 0, err
@@ -188,7 +188,9 @@ func (s *Store) putLayerRow(row LayerRow, whole func() bool) (n uint64, err erro
 			if err := getLayer(tx, n, &have); err != nil {
 				return err
 			}
-			have.merge(&row)
+			if err := have.merge(&row); err != nil {
+				return err
+			}
 			return putJSON(tx, bucketLayers, numberKey(n), &have)
 		}
 		if n, err = tx.Bucket(bucketLayers).NextSequence(); err != nil {
@@ -218,11 +220,20 @@ func (s *Store) ReplaceLayer(n uint64, index, tarSplit []byte) error {
 	return nil
 }
 
-func (row *LayerRow) merge(more *LayerRow) {
-	if row.DiffID == "" {
-		row.DiffID = more.DiffID
-	}
+func (row *LayerRow) merge(more *LayerRow) error {
 	row.addSources(more.Sources)
+	if more.DiffID == "" {
+		return nil
+	}
+	return row.setDiffID(more.DiffID)
+}
+
+func (row *LayerRow) setDiffID(d digest.Digest) error {
+	if row.DiffID != "" && row.DiffID != d {
+		return fmt.Errorf("layer %d: %w: diffID is %s, not %s", row.Number, ErrConflict, row.DiffID, d)
+	}
+	row.DiffID = d
+	return nil
 }
 
 func (row *LayerRow) addSources(more []Source) {
@@ -258,13 +269,7 @@ func (s *Store) SetDiffID(n uint64, d digest.Digest) error {
 	if err := checkDigest("diffID", d); err != nil {
 		return err
 	}
-	return s.editLayer(n, func(row *LayerRow) error {
-		if row.DiffID != "" && row.DiffID != d {
-			return fmt.Errorf("layer %d: %w: diffID is %s, not %s", n, ErrConflict, row.DiffID, d)
-		}
-		row.DiffID = d
-		return nil
-	})
+	return s.editLayer(n, func(row *LayerRow) error { return row.setDiffID(d) })
 }
 
 // AddSource adds a place that has the blob of layer n. A known place stays as it is, quarantined or not.

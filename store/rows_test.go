@@ -70,6 +70,21 @@ func TestLayers(t *testing.T) {
 	wantClean(t, s)
 }
 
+// A TOC cannot have two tars: whoever says so is told, and what was verified first stays.
+func TestDiffIDConflict(t *testing.T) {
+	s := newStore(t)
+	toc, first, second := digest.FromString("toc"), digest.FromString("first"), digest.FromString("second")
+	n := must[uint64](t)(s.PutLayer(LayerRow{TOC: toc, DiffID: first}, testIndex(), nil))
+	for range 2 {
+		_, err := s.PutLayer(LayerRow{TOC: toc, DiffID: second, Sources: []Source{src("a")}}, testIndex(), nil)
+		wantIs(t, err, ErrConflict)
+		wantIs(t, s.SetDiffID(n, second), ErrConflict)
+	}
+	if row := must[*LayerRow](t)(s.Layer(n)); row.DiffID != first || len(row.Sources) != 0 {
+		t.Errorf("row %+v", row)
+	}
+}
+
 func TestQuarantine(t *testing.T) {
 	s := newStore(t)
 	n := putTOC(t, s, "toc")
