@@ -27,6 +27,7 @@ chunked             < manifest                                      |           
 store               < manifest                                      | os context unsafe            | opencontainers bbolt sys
 chunked/fill        < manifest chunked store                        | os context                   | opencontainers klauspost/compress sync time
 copy/registry       < manifest                                      | os net context               | opencontainers containerd/remotes containerd/errdefs containerd/log distribution/reference docker/credentials sync time
+copy/policy         < manifest                                      |                            | opencontainers distribution/reference go-crypto x/crypto yaml
 copy                < manifest chunked chunked/fill store copy/registry | os context               | opencontainers klauspost/compress vbatts/tar-split sync
 snapshotter/lazyfs  < manifest chunked chunked/fill store           | os net context unsafe        | go-fuse sys sync
 snapshotter         < manifest chunked chunked/fill store snapshotter/lazyfs | os net context      | opencontainers containerd containerd/errdefs containerd/log grpc bbolt sys sync
@@ -68,11 +69,14 @@ var moduleNames = map[string][]string{
 	"klauspost/compress": {"github.com/klauspost/compress"},
 	"vbatts/tar-split":   {"github.com/vbatts/tar-split"},
 	"bbolt":              {"go.etcd.io/bbolt"},
+	"go-crypto":          {"github.com/ProtonMail/go-crypto/openpgp"},
 	"go-fuse":            {"github.com/hanwen/go-fuse/v2"},
 	"grpc":               {"google.golang.org/grpc", "google.golang.org/protobuf"},
 	"sys":                {"golang.org/x/sys"},
 	"sync":               {"golang.org/x/sync"},
 	"time":               {"golang.org/x/time"},
+	"x/crypto":           {"golang.org/x/crypto/nacl/secretbox", "golang.org/x/crypto/scrypt"},
+	"yaml":               {"go.yaml.in/yaml/v3"},
 	"*":                  {""},
 }
 
@@ -249,6 +253,10 @@ func TestPolicyRefuses(t *testing.T) {
 		{"store", modulePath + "/chunked", true, false},
 		{"store", "go.etcd.io/bbolt", false, true},
 		{"copy", "net/http", false, false},
+		{"copy/policy", "os", false, false},
+		{"copy/policy", "net/http", false, false},
+		{"copy/policy", modulePath + "/store", false, false},
+		{"manifest", "github.com/ProtonMail/go-crypto/openpgp/v2", false, false},
 		{"copy/registry", modulePath + "/store", false, false},
 		{"copy/registry", modulePath + "/integration/front", true, true},
 		{"copy/registry", modulePath + "/integration/front", false, false},

@@ -1,0 +1,110 @@
+package policy
+
+import (
+	"path"
+	"strings"
+
+	"github.com/tocsin/tocsin/manifest"
+)
+
+// scopes returns the scopes that cover an image, the most specific first, by
+// the rules of containers-policy.json(5). The transport's own default (scope
+// "") and the global one are not among them. A path must be absolute and
+// clean, because a scope that is spelled otherwise than the path would not
+// cover what its author meant; that no symlink is in it is the caller's part.
+func scopes(r manifest.Ref) ([]string, error) {
+	switch r.Transport {
+	case manifest.Docker, manifest.Store:
+		return nameScopes(r), nil
+	case manifest.OCI, manifest.OCIArchive, manifest.DockerArchive, manifest.Dir:
+		return pathScopes(r.Path)
+	}
+	return nil, unsupported("transport %q", r.Transport)
+}
+
+// nameScopes: the image itself, its repository, each parent namespace, the
+// host with its port, and then wildcards for the host's domains. An image
+// addressed by digest has no tag here, even if the reference kept one.
+func nameScopes(r manifest.Ref) []string {
+	name := r.Repository()
+	if name == "" {
+		return nil // a digest of the store, without a name
+	}
+	var out []string
+	switch {
+	case r.Digest != "":
+		out = append(out, name+"@"+r.Digest.String())
+	case r.Tag != "":
+		out = append(out, name+":"+r.Tag)
+	}
+	for {
+		out = append(out, name)
+		i := strings.LastIndexByte(name, '/')
+		if i < 0 {
+			break
+		}
+		name = name[:i]
+	}
+	host, _, _ := strings.Cut(name, ":")
+	for {
+		_, domain, ok := strings.Cut(host, ".")
+		if !ok {
+			return out
+		}
+		out = append(out, "*."+domain)
+		host = domain
+	}
+}
+
+// pathScopes: the path and each directory above it, the root excepted: that
+// is what the scope "" is for.
+func pathScopes(p string) ([]string, error) {
+	if err := checkPath(p); err != nil {
+		return nil, err
+	}
+	var out []string
+	for ; p != "/"; p = path.Dir(p) {
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+func checkPath(p string) error {
+	switch {
+	case !path.IsAbs(p):
+		return malformed("path %.200q is not absolute", p)
+	case path.Clean(p) != p:
+		return malformed("path %.200q is not in its shortest form %.200q", p, path.Clean(p))
+	}
+	return nil
+}
+
+// checkScope refuses scopes of a policy that could never match, as far as
+// that shows. Of a transport that tocsin does not know it knows nothing.
+func checkScope(transport, scope string) error {
+	if scope == "" {
+		return nil
+	}
+	switch manifest.Transport(transport) {
+	case manifest.Docker, manifest.Store:
+		rest, _ := strings.CutPrefix(scope, "*.")
+		if strings.Contains(rest, "*") || rest != scope && strings.ContainsAny(rest, "/:@") {
+			return malformed("scope %.200q: a wildcard is *.DOMAIN", scope)
+		}
+	case manifest.OCI, manifest.OCIArchive:
+		if strings.Contains(scope, ":") {
+			return malformed("scope %.200q: it names a path; the names in there have no scopes", scope)
+		}
+		return checkPathScope(scope)
+	case manifest.DockerArchive, manifest.Dir:
+		return checkPathScope(scope)
+	}
+	return nil
+}
+
+func checkPathScope(scope string) error {
+	if scope == "/" {
+		return malformed(`scope "/": write ""`)
+	}
+	return checkPath(scope)
+}
