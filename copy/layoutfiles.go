@@ -124,15 +124,7 @@ func finish(f *os.File, before error, path string) error {
 	if err != nil {
 		return errors.Join(err, f.Close(), os.Remove(f.Name()))
 	}
-	return errors.Join(f.Close(), syncNames(filepath.Dir(path)))
-}
-
-func syncNames(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return errors.Join(f.Close(), syncDir(filepath.Dir(path)))
 }
 
 // replace writes a small file of the layout in one step.

@@ -56,10 +56,21 @@ func newRoot() *cobra.Command {
 		newMount(a), newUmount(a), newServe(a), newGC(a), newCheck(a),
 		newVersion(), newConfig(a),
 	)
-	for _, c := range root.Commands() {
-		c.Args = usageArgs(c.Args)
-	}
+	strict(root)
 	return root
+}
+
+// strict makes wrong arguments usage errors, in c and below. A command that only holds others shows its help, and does
+// not know what is not among them.
+func strict(c *cobra.Command) {
+	if !c.Runnable() {
+		c.Args = cobra.NoArgs
+		c.RunE = func(cmd *cobra.Command, args []string) error { return cmd.Help() }
+	}
+	c.Args = usageArgs(c.Args)
+	for _, sub := range c.Commands() {
+		strict(sub)
+	}
 }
 
 // usageArgs makes a wrong number of arguments a usage error.
