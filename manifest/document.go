@@ -274,6 +274,11 @@ func (c *Config) parse() error {
 	if err != nil {
 		return err
 	}
+	if h, ok := o.get("history"); ok {
+		if _, err := elems(c.Raw, h); err != nil {
+			return fmt.Errorf("history: %w", err)
+		}
+	}
 	p := &c.Platform
 	for _, f := range []struct {
 		name string

@@ -231,3 +231,26 @@ func TestMediaTypes(t *testing.T) {
 		}
 	}
 }
+
+// A few MiB of tiny items would become hundreds of MiB in memory.
+func TestTooManyItems(t *testing.T) {
+	var keys strings.Builder
+	for i := range 100_000 {
+		fmt.Fprintf(&keys, `"%x":1,`, i)
+	}
+	parseManifest := func(raw string) error { _, err := ParseManifest([]byte(raw), ""); return err }
+	parseConfig := func(raw string) error { _, err := ParseConfig([]byte(raw)); return err }
+	for _, tt := range []struct {
+		name  string
+		parse func(string) error
+		raw   string
+	}{
+		{"keys of a manifest", parseManifest, `{"schemaVersion":2,` + keys.String() + `"config":{}}`},
+		{"keys of a config", parseConfig, `{` + keys.String() + `"rootfs":{}}`},
+		{"history", parseConfig, `{"history":[` + strings.Repeat("{},", 100_000) + `{}]}`},
+	} {
+		if err := tt.parse(tt.raw); !errors.Is(err, ErrMalformed) || !strings.Contains(err.Error(), "more than") {
+			t.Errorf("%s: %.200v", tt.name, err)
+		}
+	}
+}

@@ -37,6 +37,11 @@ func root(raw []byte, known []string) (*object, error) {
 	return objectAt(raw, trim(raw, span{0, len(raw)}), known)
 }
 
+// maxItems bounds the keys of an object and the elements of an array that are
+// looked at, because each takes many times its bytes in memory. No image has
+// a tenth of it.
+const maxItems = 1 << 16
+
 // objectAt reads the object at s of a valid document. A key given twice is
 // refused, and so is a key that differs from one of known only in its case:
 // encoding/json would take it, other readers would not.
@@ -48,6 +53,9 @@ func objectAt(raw []byte, s span, known []string) (*object, error) {
 	seen := make(map[string]bool)
 	w := newWalker(raw, s)
 	for w.dec.More() {
+		if len(o.fields) == maxItems {
+			return nil, fmt.Errorf("%w: an object of more than %d keys", ErrMalformed, maxItems)
+		}
 		f, err := w.field()
 		if err != nil {
 			return nil, err
@@ -145,6 +153,9 @@ func elems(raw []byte, s span) ([]span, error) {
 	var out []span
 	w := newWalker(raw, s)
 	for w.dec.More() {
+		if len(out) == maxItems {
+			return nil, fmt.Errorf("%w: an array of more than %d elements", ErrMalformed, maxItems)
+		}
 		v, err := w.value()
 		if err != nil {
 			return nil, err
