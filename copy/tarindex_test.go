@@ -98,7 +98,8 @@ func TestIndexTarRefuses(t *testing.T) {
 
 // FuzzTarIndex: whatever the bytes are, names stay inside, files lie within the archive, and finding ends.
 func FuzzTarIndex(f *testing.F) {
-	tars := small(f)
+	// Small ones: the fuzzer spends its time on every byte of a seed.
+	tars := [][]byte{tarOf(f, file{"a", []byte("a")}), tarOf(f)}
 	oci, _ := stored(f, algoGzip, tars[0], tars[1])
 	seeds := [][]byte{
 		saved(f, tars[0], tars[1]), legacy(f, tars[0], tars[1]), oci, crane(f, algoGzip, tars[0], tars[1]),
