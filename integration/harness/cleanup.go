@@ -64,6 +64,18 @@ func endShims(socket string) {
 	}
 }
 
+// removeRuncDirs removes what runc keeps of a containerd namespace, cgroups too, and of those whose names begin
+// with it and "-".
+func removeRuncDirs(namespace string) {
+	for _, pattern := range []string{namespace, namespace + "-*"} {
+		dirs, _ := filepath.Glob(filepath.Join("/run/containerd/runc", pattern))
+		for _, dir := range dirs {
+			_ = os.RemoveAll(dir)
+		}
+		removeCgroups(pattern)
+	}
+}
+
 // removeCgroups removes the empty cgroups that runc leaves of a containerd namespace, in every hierarchy.
 func removeCgroups(namespace string) {
 	for _, pattern := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {

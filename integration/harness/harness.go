@@ -36,7 +36,8 @@ type Machine struct {
 	Dir string
 	// Registry is host:port of the registry, plain http on the loopback interface.
 	Registry string
-	// Namespace is the containerd namespace that Ctr uses, different for every Machine.
+	// Namespace is the containerd namespace that Ctr uses, different for every Machine. A test that needs more of them
+	// names them Namespace + "-" and something.
 	Namespace string
 
 	programs   programs
@@ -124,8 +125,7 @@ func (m *Machine) Close() error {
 			errs = append(errs, fmt.Errorf("harness: left mounted: %s", mount))
 		}
 	}
-	_ = os.RemoveAll(filepath.Join("/run/containerd/runc", m.Namespace))
-	removeCgroups(m.Namespace)
+	removeRuncDirs(m.Namespace)
 	// What is still mounted must not be emptied by removing it.
 	if err == nil {
 		errs = append(errs, os.RemoveAll(m.Dir))
