@@ -55,7 +55,8 @@ func openTar(blob io.Reader) (*tarReader, error) {
 		if err != nil {
 			return nil, fmt.Errorf("gzip: %w", err)
 		}
-		return &tarReader{Reader: z, blob: buffered, close: func() { z.Close() }}, nil
+		a := readAhead(z)
+		return &tarReader{Reader: a, blob: buffered, close: func() { a.stop(); z.Close() }}, nil
 	case algoZstd:
 		z, err := zstd.NewReader(buffered, zstd.WithDecoderMaxWindow(128<<20))
 		if err != nil {
