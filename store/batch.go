@@ -22,7 +22,8 @@ const defaultSmallBatch = 16
 // Nothing of it is an object before Commit returns nil. Put and PutNew may be called concurrently. Commit or Abort
 // ends it, and Abort after Commit does nothing.
 type Batch struct {
-	s *Store
+	s       *Store
+	buffers sync.Pool // of *[]byte, to copy with
 
 	mu     sync.Mutex
 	dir    *os.File // ingest directory, locked while the batch lives; nil before the first write and after the end
@@ -175,7 +176,12 @@ func (b *Batch) stage(alg digest.Algorithm, content io.Reader) (d digest.Digest,
 		return "", 0, "", err
 	}
 	h := alg.Hash()
-	size, err = io.Copy(io.MultiWriter(f, h), onlyReader{content})
+	buf, ok := b.buffers.Get().(*[]byte)
+	if !ok {
+		buf = new(make([]byte, copyBuffer))
+	}
+	size, err = io.CopyBuffer(io.MultiWriter(f, h), onlyReader{content}, *buf)
+	b.buffers.Put(buf)
 	if err == nil {
 		err = f.Chmod(0o444)
 	}
