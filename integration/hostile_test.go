@@ -1,9 +1,12 @@
 package integration_test
 
 import (
+	"archive/tar"
 	"bytes"
 	"io"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -11,6 +14,8 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/tocsin/tocsin/chunked/fill"
+	"github.com/tocsin/tocsin/copy"
+	"github.com/tocsin/tocsin/integration/mkimage"
 	"github.com/tocsin/tocsin/manifest"
 )
 
@@ -171,5 +176,37 @@ func (v *views) settle(t *testing.T, l *local) {
 	defer file.Close()
 	if got, err := io.ReadAll(file); err != nil || !bytes.Equal(got, v.victim) {
 		t.Fatalf("WRONG: the victim's object has %d other bytes, %v", len(got), err)
+	}
+}
+
+// TestOverlayXattrsAreDropped: an image's own trusted.* and user.overlay.* attributes, which overlayfs would obey, are
+// in no view, whether the layer came by its TOC or as a tar. Others are.
+func TestOverlayXattrsAreDropped(t *testing.T) {
+	records := map[string]string{}
+	for _, name := range []string{"trusted.overlay.redirect", "trusted.overlay.metacopy", "trusted.x", "user.overlay.opaque", "user.fine", "security.capability"} {
+		records["SCHILY.xattr."+name] = "v"
+	}
+	layers := []mkimage.Layer{layerOf(content{"a": []byte("a")}, []tar.Header{
+		{Typeflag: tar.TypeDir, Name: "dir", Mode: 0o755, PAXRecords: records},
+		{Typeflag: tar.TypeReg, Name: "file", Mode: 0o644, PAXRecords: records},
+	})}
+	f := newFar(t)
+	im := f.publish(t, "hostile", "only", layers...)
+	byTOC := goodTree(t, f, "hostile", im)
+
+	layout := filepath.Join(t.TempDir(), "layout")
+	if _, err := mkimage.Write(t.Context(), layout, "x", layers, nil); err != nil {
+		t.Fatal(err)
+	}
+	l := openLocal(t, t.TempDir(), f)
+	if _, err := copy.Copy(t.Context(), &copy.Env{Store: l.store, Pool: l.pool}, ref(t, "oci:"+layout+":x"), ref(t, "store:hostile"), nil); err != nil {
+		t.Fatal(err)
+	}
+	l.wantStored(t, "hostile", byTOC)
+	for _, name := range []string{"dir", "file"} {
+		row := byTOC[name]
+		if strings.Contains(row, "trusted.") || strings.Contains(row, "user.overlay.") || !strings.Contains(row, "user.fine=\"v\"") || !strings.Contains(row, "security.capability=") {
+			t.Errorf("%s: %s", name, row)
+		}
 	}
 }
