@@ -106,17 +106,12 @@ func (r *Repo) PutBlob(ctx context.Context, d v1.Descriptor, open func() (io.Rea
 }
 
 func (r *Repo) putOnce(ctx context.Context, d v1.Descriptor, open func() (io.ReadCloser, error)) error {
-	// The source first: it may hold a place for reading, and whoever holds one of those may wait for one of ours.
-	src := &source{open: open, size: d.Size}
+	src := &source{open: open, size: d.Size, leave: func() {},
+		enter: func() (func(), error) { return enter(ctx, r.c.writes) }}
 	defer src.close()
 	if err := src.prepare(); err != nil {
 		return err
 	}
-	leave, err := enter(ctx, r.c.writes)
-	if err != nil {
-		return err
-	}
-	defer leave()
 	scopes := sortedScopes(pushScope(r.name))
 	var q url.Values
 	if d.Digest.Algorithm() != digest.Canonical {
@@ -171,22 +166,38 @@ func (e *sourceError) Unwrap() error { return e.err }
 
 // source opens the bytes of an upload and notes their failures, which net/http would mix with its own.
 type source struct {
-	open func() (io.ReadCloser, error)
-	size int64
+	open  func() (io.ReadCloser, error)
+	size  int64
+	enter func() (leave func(), err error) // takes a place for the upload
+	leave func()
 
 	mu    sync.Mutex
 	ready io.ReadCloser
 	err   error
 }
 
-// prepare opens the first reader.
-func (s *source) prepare() error {
+// acquire opens a reader and then takes a place, never the other way round: the reader may hold a place for reading,
+// and whoever holds one of those may wait for one of ours.
+func (s *source) acquire() (io.ReadCloser, error) {
+	s.leave()
 	body, err := s.open()
 	if err != nil {
-		return &sourceError{err}
+		s.note(err)
+		return nil, &sourceError{err}
 	}
-	s.ready = body
-	return nil
+	leave, err := s.enter()
+	if err != nil {
+		body.Close()
+		return nil, err
+	}
+	s.leave = leave
+	return body, nil
+}
+
+// prepare acquires the first reader.
+func (s *source) prepare() (err error) {
+	s.ready, err = s.acquire()
+	return err
 }
 
 // next gives the prepared reader, and after it new ones, for a request that is made again with a new token.
@@ -197,15 +208,16 @@ func (s *source) next() (io.ReadCloser, error) {
 	s.mu.Unlock()
 	if body == nil {
 		var err error
-		if body, err = s.open(); err != nil {
-			s.note(err)
-			return nil, &sourceError{err}
+		if body, err = s.acquire(); err != nil {
+			return nil, err
 		}
 	}
 	return &sourceBody{ReadCloser: body, s: s, left: s.size}, nil
 }
 
+// close gives the place and a reader that nobody wanted back.
 func (s *source) close() {
+	s.leave()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ready != nil {

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -242,4 +243,36 @@ type locationPrefix struct {
 func (l locationPrefix) WriteHeader(status int) {
 	l.Header().Set("Location", l.base+l.Header().Get("Location"))
 	l.ResponseWriter.WriteHeader(status)
+}
+
+// An upload that must open its source again waits for a place for reading without keeping others from theirs.
+func TestUploadsOpenedAgainDoNotLock(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	b := newBench(t, &Options{Jobs: 1})
+	_, d := b.blob(100_000)
+	other := b.c.Repo(b.r.Host(), "other/repo")
+	prepared, done := make(chan struct{}), make(chan error, 2)
+	b.front.Add(front.Rule{Method: "PUT", Times: 1, Do: func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		go func() {
+			done <- other.PutBlob(ctx, d, func() (io.ReadCloser, error) {
+				defer close(prepared)
+				return b.r.Blob(ctx, d)
+			})
+		}()
+		<-prepared
+		w.Header().Set("WWW-Authenticate", `Bearer realm="http://`+r.Host+`/token"`)
+		w.WriteHeader(http.StatusUnauthorized)
+	}}, front.Rule{Path: "/token", Do: func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+		_, _ = io.WriteString(w, `{"token":"t"}`)
+	}})
+	go func() {
+		done <- b.c.Repo(b.r.Host(), "one/repo").PutBlob(ctx, d, func() (io.ReadCloser, error) { return b.r.Blob(ctx, d) })
+	}()
+	for range 2 {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
 }
