@@ -198,3 +198,12 @@ func digestOf(raw []byte) digest.Digest { return digest.FromBytes(raw) }
 func sha512Hex(raw []byte) digest.Digest {
 	return digest.Digest(digest.SHA512.FromBytes(raw).Encoded())
 }
+
+func mustB64(t testing.TB, s string) []byte {
+	t.Helper()
+	raw, err := base64.StdEncoding.DecodeString(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}

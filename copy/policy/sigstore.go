@@ -141,8 +141,7 @@ func (k *PublicKey) verify(s Signature) (Claim, error) {
 	if !ok {
 		return Claim{}, malformed("no annotation %s", AnnotationSignature)
 	}
-	// Strict, so that no second spelling of one signature exists.
-	sig, err := base64.StdEncoding.Strict().DecodeString(encoded)
+	sig, err := base64.StdEncoding.DecodeString(encoded)
 	if err != nil {
 		return Claim{}, malformed("annotation %s: %v", AnnotationSignature, err)
 	}
