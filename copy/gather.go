@@ -24,6 +24,9 @@ func gather(ctx context.Context, src source, o *Options) (situation, error) {
 	s := situation{top: top}
 	if !manifest.IsList(top.mediaType) {
 		in, err := readInstance(ctx, src, descriptorOf(top), top)
+		if err == nil && o.Platform != nil {
+			err = in.serves(*o.Platform)
+		}
 		s.instances = []instance{in}
 		return s, err
 	}
@@ -51,6 +54,17 @@ func gather(ctx context.Context, src source, o *Options) (situation, error) {
 		s.instances[i], err = fetchInstance(ctx, src, list.Instances[i])
 		return err
 	})
+}
+
+// serves refuses a single image that is not for the platform asked for.
+func (in instance) serves(p v1.Platform) error {
+	if in.image == nil {
+		return fmt.Errorf("%s is no container image, so it is for no platform: %w", in.doc.digest, ErrNotFound)
+	}
+	if have := in.image.Config.Platform; !manifest.MatchPlatform(p, have) {
+		return fmt.Errorf("%s is an image for %s, not %s: %w", in.doc.digest, manifest.FormatPlatform(have), manifest.FormatPlatform(p), ErrNotFound)
+	}
+	return nil
 }
 
 func descriptorOf(d document) v1.Descriptor {

@@ -38,10 +38,7 @@ func Resolve(ctx context.Context, env *Env, ref manifest.Ref, o *Options) (d dig
 	if err != nil {
 		return "", err
 	}
-	if in.image == nil || !manifest.MatchPlatform(*o.Platform, in.image.Config.Platform) {
-		return "", fmt.Errorf("%s is not an image for %s: %w", ref, manifest.FormatPlatform(*o.Platform), ErrNotFound)
-	}
-	return top.digest, nil
+	return top.digest, in.serves(*o.Platform)
 }
 
 // Raw returns the bytes of the top-level manifest of a reference, or of a single image's config.

@@ -6,21 +6,47 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/tocsin/tocsin/copy"
 	"github.com/tocsin/tocsin/manifest"
 )
 
+// copyFlags are the flags of the commands that copy.
+type copyFlags struct {
+	platform, variant, compress, sentinel, digestFile string
+	preserve, asJSON                                  bool
+}
+
+// where adds the flags that say which image is taken and how the outcome is told.
+func (c *copyFlags) where(f *pflag.FlagSet, platform, usage string) {
+	f.StringVar(&c.platform, "platform", platform, usage)
+	f.StringVar(&c.variant, "variant", "auto", "with --platform: plain, sentinel, or auto (the sentinel variant into the store, else plain)")
+	f.StringVar(&c.digestFile, "digestfile", "", "write the digest to this file too")
+	f.BoolVar(&c.asJSON, "json", false, "print one JSON object")
+}
+
+func (c *copyFlags) options(dst manifest.Ref) (o *copy.Options, err error) {
+	o = &copy.Options{Sentinel: c.sentinel, Preserve: c.preserve}
+	if o.Platform, err = parsePlatform(c.platform); err != nil {
+		return nil, err
+	}
+	if o.Compress, err = copy.ParseCompression(c.compress); err != nil {
+		return nil, err
+	}
+	o.Prefer, err = preference(c.variant, dst)
+	return o, err
+}
+
 func newCopy(a *app) *cobra.Command {
-	var platform, variant, compress, sentinel, digestFile string
-	var preserve, asJSON bool
+	var c copyFlags
 	cmd := &cobra.Command{
 		Use:   "copy SRC DST",
-		Short: "Copy an image between registries, OCI layouts and the store",
+		Short: "Copy an image between registries, layouts, archives and the store",
 		Long: "Copy an image, with its whole list when the source is one, and print the digest of what was written.\n" +
-			"References: NAME or docker://NAME, oci:DIR[:NAME], store:NAME.",
+			"References: NAME or docker://NAME, oci:DIR[:NAME], dir:DIR, oci-archive:FILE[:NAME], docker-archive:FILE[:NAME], store:NAME.",
 		Args: cobra.ExactArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			src, err := parseRef(args[0])
 			if err != nil {
 				return err
@@ -29,39 +55,56 @@ func newCopy(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			o := &copy.Options{Sentinel: sentinel, Preserve: preserve}
-			if o.Platform, err = parsePlatform(platform); err != nil {
-				return err
-			}
-			if o.Compress, err = copy.ParseCompression(compress); err != nil {
-				return err
-			}
-			if o.Prefer, err = preference(variant, dst); err != nil {
-				return err
-			}
-			bars := newProgress(os.Stderr)
-			env, done, err := a.env(bars, src, dst)
-			if err != nil {
-				return err
-			}
-			defer closing(&err, done)
-			res, err := copy.Copy(cmd.Context(), env, src, dst, o)
-			bars.wait()
-			if err != nil {
-				return err
-			}
-			return printCopied(cmd, res, digestFile, asJSON)
+			return a.copy(cmd, src, dst, c)
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&platform, "platform", "", "copy one platform's image instead of the whole list: OS/ARCH[/VARIANT] or local")
-	f.StringVar(&variant, "variant", "auto", "with --platform: plain, sentinel, or auto (the sentinel variant into the store, else plain)")
-	f.StringVar(&compress, "compress", "", "encode layers: gzip, zstd, zstd:chunked or none, with :LEVEL")
-	f.StringVar(&sentinel, "sentinel", "", "publish a sentinel variant: none, hidden, upstream or only (default hidden with --compress zstd:chunked)")
-	f.BoolVar(&preserve, "preserve-digests", false, "fail rather than change a digest")
-	f.StringVar(&digestFile, "digestfile", "", "write the digest to this file too")
-	f.BoolVar(&asJSON, "json", false, "print one JSON object")
+	c.where(f, "", "copy one platform's image instead of the whole list: OS/ARCH[/VARIANT] or local")
+	f.StringVar(&c.compress, "compress", "", "encode layers: gzip, zstd, zstd:chunked or none, with :LEVEL")
+	f.StringVar(&c.sentinel, "sentinel", "", "publish a sentinel variant: none, hidden, upstream or only (default hidden with --compress zstd:chunked)")
+	f.BoolVar(&c.preserve, "preserve-digests", false, "fail rather than change a digest")
 	return cmd
+}
+
+func newPull(a *app) *cobra.Command {
+	var c copyFlags
+	cmd := &cobra.Command{
+		Use: "pull REF", Short: "Copy an image of a registry into the store, for this platform", Args: cobra.ExactArgs(1),
+		Long: "Copy an image of a registry into the store under its own name: this platform's, a sentinel variant before its plain sibling.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			src, err := parseRegistryRef(args[0])
+			if err != nil {
+				return err
+			}
+			dst := src
+			dst.Transport = manifest.Store
+			// A digest names the list or the image that is pulled, and what the store keeps is one platform's.
+			dst.Digest = ""
+			return a.copy(cmd, src, dst, c)
+		},
+	}
+	c.where(cmd.Flags(), "local", "another platform than this machine's: OS/ARCH[/VARIANT]")
+	return cmd
+}
+
+// copy runs one copy with its progress on stderr and prints what was written.
+func (a *app) copy(cmd *cobra.Command, src, dst manifest.Ref, c copyFlags) (err error) {
+	o, err := c.options(dst)
+	if err != nil {
+		return err
+	}
+	bars := newProgress(os.Stderr)
+	env, done, err := a.env(bars, src, dst)
+	if err != nil {
+		return err
+	}
+	defer closing(&err, done)
+	res, err := copy.Copy(cmd.Context(), env, src, dst, o)
+	bars.wait()
+	if err != nil {
+		return err
+	}
+	return printCopied(cmd, res, c.digestFile, c.asJSON)
 }
 
 // preference says which instance answers for a platform. "auto" prefers the variant where it can be consumed.

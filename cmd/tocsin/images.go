@@ -115,33 +115,52 @@ func familiar(name string) string {
 
 func newRemove(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use: "rm store:NAME...", Short: "Remove images from the store; gc frees their space", Args: cobra.MinimumNArgs(1),
+		Use: "rm REF...", Short: "Remove images: of the store when spelled store:NAME, else of a registry",
+		Long: "Remove images. store:NAME leaves the store, and gc frees its space. A reference of a registry is a tag, which goes alone,\n" +
+			"or has a digest, and then the manifest goes with all its tags.",
+		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			var refs []manifest.Ref
+			var local, remote []manifest.Ref
 			for _, arg := range args {
 				r, err := parseRef(arg)
 				if err != nil {
 					return err
 				}
-				if r.Transport != manifest.Store {
-					return usage(fmt.Errorf("%s: only images of the store can be removed so far, spelled store:NAME", arg))
+				switch r.Transport {
+				case manifest.Store:
+					local = append(local, r)
+				case manifest.Docker:
+					remote = append(remote, r)
+				default:
+					return usage(fmt.Errorf("%s: only images of the store and of registries can be removed", arg))
 				}
-				refs = append(refs, r)
 			}
-			st, err := store.Open(a.config.Root, &store.Options{Logger: a.log})
-			if err != nil {
-				return err
-			}
-			defer closing(&err, st.Close)
 			var errs []error
-			for _, r := range refs {
-				if r.Digest != "" {
-					errs = append(errs, st.RemoveRecord(r.Digest))
-				} else {
-					errs = append(errs, st.RemoveName(r.StoreName()))
-				}
+			client := a.registry()
+			for _, r := range remote {
+				errs = append(errs, removeRemote(cmd.Context(), client, r))
+			}
+			if len(local) > 0 {
+				errs = append(errs, a.removeLocal(local))
 			}
 			return errors.Join(errs...)
 		},
 	}
+}
+
+func (a *app) removeLocal(refs []manifest.Ref) (err error) {
+	st, err := store.Open(a.config.Root, &store.Options{Logger: a.log})
+	if err != nil {
+		return err
+	}
+	defer closing(&err, st.Close)
+	var errs []error
+	for _, r := range refs {
+		if r.Digest != "" {
+			errs = append(errs, st.RemoveRecord(r.Digest))
+		} else {
+			errs = append(errs, st.RemoveName(r.StoreName()))
+		}
+	}
+	return errors.Join(errs...)
 }

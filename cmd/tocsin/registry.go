@@ -1,0 +1,148 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/spf13/cobra"
+
+	"github.com/tocsin/tocsin/copy"
+	"github.com/tocsin/tocsin/copy/registry"
+	"github.com/tocsin/tocsin/manifest"
+)
+
+// parseRegistryRef reads a reference that must be a registry's.
+func parseRegistryRef(s string) (manifest.Ref, error) {
+	r, err := parseRef(s)
+	if err == nil && r.Transport != manifest.Docker {
+		err = usage(fmt.Errorf("%s is not in a registry", s))
+	}
+	return r, err
+}
+
+func newTags(a *app) *cobra.Command {
+	var match string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "ls REPOSITORY", Aliases: []string{"list-tags", "tags"},
+		Short: "List a repository's tags", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ref, err := parseRegistryRef(args[0])
+			if err != nil {
+				return err
+			}
+			wanted, err := regexp.Compile(match)
+			if err != nil {
+				return usage(fmt.Errorf("--match: %w", err))
+			}
+			tags, err := a.registry().Repo(ref.Host, ref.Repo).Tags(cmd.Context())
+			if err != nil {
+				return err
+			}
+			tags = slices.DeleteFunc(tags, func(t string) bool { return !wanted.MatchString(t) })
+			if asJSON {
+				return json.NewEncoder(cmd.OutOrStdout()).Encode(struct {
+					Repository string
+					Tags       []string
+				}{ref.Repository(), append([]string{}, tags...)})
+			}
+			for _, t := range tags {
+				if _, err := fmt.Fprintln(cmd.OutOrStdout(), t); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&match, "match", "", "only tags that this regular expression matches")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	return cmd
+}
+
+func newTag(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "tag REF TAG...", Short: "Give an image of a registry more tags, and print its digest", Args: cobra.MinimumNArgs(2),
+		Long: "Give an image of a registry more tags in the same repository. Its manifest is read once and sent as it came; no blob moves.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ref, err := parseRegistryRef(args[0])
+			if err != nil {
+				return err
+			}
+			var targets []manifest.Ref
+			for _, tag := range args[1:] {
+				to, err := parseRegistryRef("docker://" + ref.Repository() + ":" + tag)
+				if err != nil {
+					return err
+				}
+				targets = append(targets, to)
+			}
+			repo := a.registry().Repo(ref.Host, ref.Repo)
+			raw, mediaType, err := repo.Manifest(cmd.Context(), ref.Reference())
+			if err != nil {
+				return err
+			}
+			for _, to := range targets {
+				if err := repo.PutManifest(cmd.Context(), to.Tag, raw, mediaType); err != nil {
+					return err
+				}
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), digestOf(ref, raw))
+			return err
+		},
+	}
+}
+
+// digestOf is the digest by which a reference's manifest is known.
+func digestOf(ref manifest.Ref, raw []byte) digest.Digest {
+	if ref.Digest != "" {
+		return ref.Digest
+	}
+	return digest.FromBytes(raw)
+}
+
+func newManifest(a *app) *cobra.Command {
+	var platform, variant string
+	cmd := &cobra.Command{
+		Use: "manifest REF", Short: "Print a manifest's or list's bytes", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			ref, err := parseRef(args[0])
+			if err != nil {
+				return err
+			}
+			o, err := chooseOptions(platform, variant)
+			if err != nil {
+				return err
+			}
+			env, done, err := a.env(nil, ref)
+			if err != nil {
+				return err
+			}
+			defer closing(&err, done)
+			raw, err := copy.Raw(cmd.Context(), env, ref, false, o)
+			if err != nil {
+				return err
+			}
+			_, err = cmd.OutOrStdout().Write(raw)
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&platform, "platform", "", "the manifest of the image for OS/ARCH[/VARIANT], or local")
+	cmd.Flags().StringVar(&variant, "variant", "plain", "with --platform: plain or sentinel")
+	return cmd
+}
+
+// removeRemote removes a tag alone, or with a digest the manifest and so every tag of it. Many registries cannot remove a
+// tag alone; that is said, and nothing else is removed in its place.
+func removeRemote(ctx context.Context, client *registry.Client, r manifest.Ref) error {
+	err := client.Repo(r.Host, r.Repo).DeleteManifest(ctx, r.Reference())
+	var answer *registry.Error
+	if r.Digest == "" && errors.As(err, &answer) && (answer.Status == 405 || answer.Status == 400) {
+		return fmt.Errorf("this registry cannot remove a tag alone; %s@DIGEST removes the manifest and every tag of it: %w", r.Repository(), err)
+	}
+	return err
+}
