@@ -156,6 +156,9 @@ func createDir(ref manifest.Ref) (*dir, error) {
 	if err := os.MkdirAll(d.path, 0o755); err != nil {
 		return nil, err
 	}
+	if err := sweepTemps(d.path, tempPrefix); err != nil {
+		return nil, err
+	}
 	entries, err := os.ReadDir(d.path)
 	if err != nil {
 		return nil, err
@@ -226,7 +229,7 @@ func (d *dir) write(name string, raw []byte) error {
 func (d *dir) create() (spool, error) { return d.temp() }
 
 func (d *dir) temp() (*dirSpool, error) {
-	f, err := os.CreateTemp(d.path, ".tocsin-")
+	f, err := lockedTemp(d.path, tempPrefix)
 	if err != nil {
 		return nil, err
 	}

@@ -150,7 +150,7 @@ func chooseSaved(ref manifest.Ref, n int, tags func(i int) []string) (int, error
 
 // locate finds an image's files, and compares the config with its file's name where that is a digest.
 func locate(x *tarIndex, s savedImage) (archiveImage, error) {
-	raw, err := x.readUnverified(s.Config, manifest.MaxConfigSize)
+	raw, err := x.readUnverified(path.Clean(s.Config), manifest.MaxConfigSize)
 	if err != nil {
 		return archiveImage{}, fmt.Errorf("config: %w", err)
 	}

@@ -19,8 +19,13 @@ const tempPrefix = ".tocsin-"
 
 // temp makes a locked temporary file below the layout.
 func (l *layout) temp(dir string) (*os.File, error) {
+	return lockedTemp(filepath.Join(l.ref.Path, dir), tempPrefix)
+}
+
+// lockedTemp makes a temporary file that is locked while its writer lives.
+func lockedTemp(dir, prefix string) (*os.File, error) {
 	for {
-		f, err := os.CreateTemp(filepath.Join(l.ref.Path, dir), tempPrefix)
+		f, err := os.CreateTemp(dir, prefix)
 		if err != nil {
 			return nil, err
 		}
@@ -40,18 +45,21 @@ func (l *layout) temp(dir string) (*os.File, error) {
 
 // sweep removes what writers left behind that did not live to remove it themselves.
 func (l *layout) sweep() error {
-	for _, dir := range []string{"", v1.ImageBlobsDir} {
-		entries, err := os.ReadDir(filepath.Join(l.ref.Path, dir))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
+	return errors.Join(sweepTemps(l.ref.Path, tempPrefix), sweepTemps(filepath.Join(l.ref.Path, v1.ImageBlobsDir), tempPrefix))
+}
+
+// sweepTemps removes the files of lockedTemp in a directory whose writers are dead.
+func sweepTemps(dir, prefix string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), prefix) {
+			continue
 		}
-		for _, e := range entries {
-			if !strings.HasPrefix(e.Name(), tempPrefix) {
-				continue
-			}
-			if err := sweepFile(filepath.Join(l.ref.Path, dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("remove what an earlier copy left: %w", err)
-			}
+		if err := sweepFile(filepath.Join(dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove what an earlier copy left: %w", err)
 		}
 	}
 	return nil

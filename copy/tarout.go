@@ -22,6 +22,9 @@ import (
 const (
 	tarBlock = 512
 	maxUSTAR = 8 << 30 // sizes from here on need GNU's way to write a number
+
+	// archiveTemp begins the names of archives that are not finished. Nobody else's file in the directory has it.
+	archiveTemp = tempPrefix + "archive-"
 )
 
 // tarOut is a tar being written in one pass. One blob at a time goes into it; whose turn it is holds the token of turn.
@@ -50,7 +53,10 @@ func newTarOut(path string) (*tarOut, error) {
 	if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s is not a regular file; - is standard output: %w", path, ErrUsage)
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".tocsin-")
+	if err := sweepTemps(filepath.Dir(path), archiveTemp); err != nil {
+		return nil, err
+	}
+	f, err := lockedTemp(filepath.Dir(path), archiveTemp)
 	if err != nil {
 		return nil, fmt.Errorf("begin the archive %s: %w", path, err)
 	}
