@@ -2,6 +2,7 @@ package copy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -107,6 +108,9 @@ func (s *storeSource) records() ([]store.Record, error) {
 // tar streams a layer's tar. Its files are made present first, so that a missing one is an error here and not in the
 // middle of the stream.
 func (s *storeSource) tar(ctx context.Context, n uint64) (io.ReadCloser, error) {
+	if _, err := s.env.Store.TarSplit(n); errors.Is(err, store.ErrNotFound) {
+		return nil, fmt.Errorf("the headers of this tar were not kept (it has sparse files), so it cannot be written again: %w", manifest.ErrUnsupported)
+	}
 	layer, err := s.env.Pool.Layer(n)
 	if err != nil {
 		return nil, err

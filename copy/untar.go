@@ -52,7 +52,7 @@ func (im *importer) tarLayer(ctx context.Context, l manifest.Layer, meter Meter)
 type unpacked struct {
 	diffID digest.Digest
 	index  []byte
-	split  []byte // tar-split, as chunked.NewTarSplit reads it
+	split  []byte // tar-split, as chunked.NewTarSplit reads it; nil: the same tar cannot be written again
 }
 
 // untar stages the content of every file of a tar and describes the rest. The diffID is a digest of alg.
@@ -67,7 +67,7 @@ func untar(stream io.Reader, batch *store.Batch, alg digest.Algorithm) (*unpacke
 		return nil, err
 	}
 	b := chunked.NewIndexBuilder()
-	err = addEntries(b, batch, in)
+	sparse, err := addEntries(b, batch, in)
 	err = errors.Join(err, in.Close())
 	if splitErr := <-done; err == nil { // after an early end it only says that there was one
 		err = splitErr
@@ -80,27 +80,32 @@ func untar(stream io.Reader, batch *store.Batch, alg digest.Algorithm) (*unpacke
 		return nil, err
 	}
 	headers, err := split.finish()
+	if sparse {
+		headers = nil // tar-split records the whole content, where the tar has only its parts
+	}
 	return &unpacked{diffID: whole.Digest(), index: index, split: headers}, err
 }
 
-func addEntries(b *chunked.IndexBuilder, batch *store.Batch, in io.Reader) error {
+// addEntries reads a tar to its end and tells whether any file in it is sparse.
+func addEntries(b *chunked.IndexBuilder, batch *store.Batch, in io.Reader) (sparse bool, err error) {
 	for tr := tar.NewReader(in); ; {
 		hdr, err := tr.Next()
 		if err == io.EOF {
 			break
 		}
 		if err != nil {
-			return fmt.Errorf("read tar: %w", err)
+			return sparse, fmt.Errorf("read tar: %w", err)
 		}
+		sparse = sparse || hdr.Typeflag == tar.TypeGNUSparse || isSparse(hdr)
 		if err := addEntry(b, batch, hdr, tr); err != nil {
-			return fmt.Errorf("%q: %w", hdr.Name, err)
+			return sparse, fmt.Errorf("%q: %w", hdr.Name, err)
 		}
 	}
 	// What follows the end marker is part of the tar's digest.
 	if _, err := io.Copy(io.Discard, in); err != nil {
-		return fmt.Errorf("read tar: %w", err)
+		return sparse, fmt.Errorf("read tar: %w", err)
 	}
-	return nil
+	return sparse, nil
 }
 
 func addEntry(b *chunked.IndexBuilder, batch *store.Batch, hdr *tar.Header, content io.Reader) error {
