@@ -272,3 +272,80 @@ func platform(t *testing.T, s string) *v1.Platform {
 	}
 	return &p
 }
+
+// TestEndpointsVariant: a sentinel variant goes through every place that keeps manifests, and into a store from there by
+// its table of contents; a place of plain tars refuses it.
+func TestEndpointsVariant(t *testing.T) {
+	w := newWorld(t, 4)
+	src, _ := w.single()
+	w.copy(src, w.docker("variant:1"), &Options{Compress: Compression{Algorithm: algoChunked}, Sentinel: "only"})
+	for _, e := range endpoints() {
+		at := e.ref(w, "variant-"+e.name)
+		if e.plain {
+			if _, err := w.try(w.docker("variant:1"), at, nil); !errors.Is(err, manifest.ErrUnsupported) {
+				t.Errorf("%s: %v", e.name, err)
+			}
+			continue
+		}
+		w.copy(w.docker("variant:1"), at, nil)
+		sameImage(w, w.docker("variant:1"), at)
+		w.env = w.machine(4)
+		w.copy(at, "store:variant", nil)
+		if got := w.stored("store:variant", manifest.TOCOnly); len(got) != 2 {
+			t.Errorf("%s: %d layers in the store", e.name, len(got))
+		}
+	}
+}
+
+// TestEndpointsFromStore: the store has files, not layers. A docker archive wants plain tars, which the store can write
+// as they were; for the others the form must be said, because the digests change.
+func TestEndpointsFromStore(t *testing.T) {
+	w := newWorld(t, 4)
+	src, tars := w.single()
+	w.copy(src, "store:x", nil)
+	for _, e := range endpoints() {
+		at := e.ref(w, "of-store-"+e.name)
+		if e.plain {
+			w.copy("store:x", at, nil)
+			w.checkTars(at, tars)
+			continue
+		}
+		if _, err := w.try("store:x", at, nil); !errors.Is(err, ErrPreserve) {
+			t.Errorf("%s: %v", e.name, err)
+		}
+		w.copy("store:x", at, &Options{Compress: Compression{Algorithm: algoGzip}})
+		w.checkTars(at, tars)
+	}
+}
+
+// TestEndpointsLeftovers: what a killed copy left goes with the next one, what a living one writes stays.
+func TestEndpointsLeftovers(t *testing.T) {
+	for transport, prefix := range map[string]string{"dir:": tempPrefix, "oci-archive:": archiveTemp, "docker-archive:": archiveTemp} {
+		w := newWorld(t, 2)
+		src, _ := w.single()
+		dir := t.TempDir()
+		to := transport + dir
+		if transport != "dir:" {
+			to += "/a.tar"
+		}
+		w.copy(src, to, nil)
+		write(t, dir, prefix+"123", "dead")
+		alive, err := lockedTemp(dir, prefix)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.copy(src, to, nil)
+		var left []string
+		for _, name := range names(t, dir) {
+			if strings.HasPrefix(name, prefix) {
+				left = append(left, name)
+			}
+		}
+		if len(left) != 1 || left[0] != filepath.Base(alive.Name()) {
+			t.Errorf("%s: left %q", transport, left)
+		}
+		if err := alive.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
