@@ -129,8 +129,8 @@ func (s *splitScanner) line() ([]byte, error) {
 	return nil, inputError(err)
 }
 
-// parse reads one line. Segments, which are nearly all of the bytes, are recognised by how every known writer spells
-// them; anything else goes to encoding/json.
+// parse reads one line. Segments, which are nearly all of the bytes, and files are recognised by how every known writer
+// spells them; anything else goes to encoding/json.
 func (s *splitScanner) parse(line []byte) (e storage.Entry, err error) {
 	if rest, ok := bytes.CutPrefix(line, []byte(`{"type":2,"payload":"`)); ok {
 		if end := bytes.IndexByte(rest, '"'); end >= 0 && bytes.HasPrefix(rest[end:], []byte(`","position":`)) {
@@ -140,6 +140,10 @@ func (s *splitScanner) parse(line []byte) (e storage.Entry, err error) {
 			}
 		}
 	}
+	if s.plainFile(line, &e) {
+		return e, nil
+	}
+	e = storage.Entry{}
 	if err := json.Unmarshal(line, &e); err != nil {
 		return e, inputError(err)
 	}
@@ -147,6 +151,32 @@ func (s *splitScanner) parse(line []byte) (e storage.Entry, err error) {
 		return e, malformed("line of type %d, size %d", e.Type, e.Size)
 	}
 	return e, nil
+}
+
+// plainFile reads the line of a file whose name is ASCII; e is undefined when it is something else.
+func (s *splitScanner) plainFile(line []byte, e *storage.Entry) bool {
+	c := cursor{b: line}
+	if !c.word(`{"type":1,"name":`) {
+		return false
+	}
+	name, ok := c.text()
+	if !ok || c.word(`,"size":`) && !c.number(&e.Size) || !c.word(`,"payload":`) {
+		return false
+	}
+	if !c.word("null") {
+		payload, ok := c.text()
+		if !ok {
+			return false
+		}
+		var err error
+		if s.payload, err = base64.StdEncoding.AppendDecode(s.payload[:0], payload); err != nil {
+			return false
+		}
+		e.Payload = s.payload
+	}
+	e.Type, e.Name = storage.FileType, string(name)
+	var position int64
+	return c.word(`,"position":`) && c.number(&position) && c.word("}") && c.at == len(line)
 }
 
 func (s *splitScanner) close() { s.c.Close() }

@@ -286,6 +286,14 @@ func (c *cursor) byte(want byte) bool {
 	return true
 }
 
+func (c *cursor) word(want string) bool {
+	if !bytes.HasPrefix(c.b[c.at:], []byte(want)) {
+		return false
+	}
+	c.at += len(want)
+	return true
+}
+
 // text reads a string and returns what is between the quotes.
 func (c *cursor) text() ([]byte, bool) {
 	if !c.byte('"') {

@@ -1,6 +1,7 @@
 package chunked
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"io"
@@ -8,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+
+	"github.com/vbatts/tar-split/tar/storage"
 )
 
 // parseSlowly is the parser that ours must agree with: encoding/json from the first byte to the last.
@@ -131,5 +134,41 @@ func TestLongDocument(t *testing.T) {
 	}
 	if !reflect.DeepEqual(fast.toc.Entries, slow.toc.Entries) {
 		t.Error("entries differ")
+	}
+}
+
+// TestPlainSplitLines: the lines of files mean what encoding/json says, plain or not.
+func TestPlainSplitLines(t *testing.T) {
+	for _, line := range []string{
+		`{"type":1,"name":"a/b","size":6,"payload":"AAECAwQFBgc=","position":3}`,
+		`{"type":1,"name":"a","payload":null,"position":3}`,
+		`{"type":1,"name":"a","payload":"","position":3}`,
+		`{"type":1,"name":"a","size":0,"payload":null,"position":0}`,
+		`{"type":1,"name":"caf` + "\u00e9" + `","size":6,"payload":"AAECAwQFBgc=","position":3}`,
+		`{"type":1,"name":"a\u0062","size":6,"payload":"AAECAwQFBgc=","position":3}`,
+		`{"type":1,"name_raw":"YQ==","size":6,"payload":"AAECAwQFBgc=","position":3}`,
+		`{"type":1,"name":"a","name_raw":"Yg==","size":6,"payload":"AAECAwQFBgc=","position":3}`,
+		`{"type":1,"name":"a","size":6,"payload":"AAECAwQFBgc","position":3}`,
+		`{"type":1,"name":"a","size":06,"payload":"AAECAwQFBgc=","position":3}`,
+		`{"type":1,"name":"a","size":-6,"payload":"AAECAwQFBgc=","position":3}`,
+		`{"type":1,"name":"a","size":6,"payload":"AAECAwQFBgc=","position":}`,
+		`{"type":1,"name":"a","size":6,"payload":"AAECAwQFBgc=","position":3}}`,
+		`{"type":1,"name":"a","size":6,"payload":"AAECAwQFBgc=","position":3,"size":7}`,
+		`{"type":1,"name":"a","size":6,"size":7,"payload":"AAECAwQFBgc=","position":3}`,
+		`{"type":1,"name":"a","size":6`, `{"type":1,"name":`, `{"type":1}`, `{"type":3,"name":"a"}`,
+	} {
+		var want storage.Entry
+		wantErr := json.Unmarshal([]byte(line), &want)
+		if wantErr == nil && (want.Size < 0 || want.Type != storage.FileType) {
+			wantErr = ErrMalformed
+		}
+		got, err := new(splitScanner).parse([]byte(line))
+		if (err == nil) != (wantErr == nil) {
+			t.Errorf("%s: %v, want %v", line, err, wantErr)
+			continue
+		}
+		if err == nil && (got.GetName() != want.GetName() || got.Size != want.Size || !bytes.Equal(got.Payload, want.Payload)) {
+			t.Errorf("%s: %+v, want %+v", line, got, want)
+		}
 	}
 }
