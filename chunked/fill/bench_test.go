@@ -1,8 +1,14 @@
 package fill
 
 import (
+	"archive/tar"
+	"bytes"
+	"fmt"
 	"io"
 	"testing"
+
+	"github.com/tocsin/tocsin/chunked"
+	"github.com/tocsin/tocsin/manifest"
 )
 
 // BenchmarkSequentialRead reads a 64 MiB file, none of it local, in pieces of
@@ -77,5 +83,36 @@ func benchmarkEnsure(b *testing.B, files []file) {
 		p.Close()
 		b.ReportMetric(float64(p.Stats().Requests-1), "requests/op")
 		b.StartTimer()
+	}
+}
+
+// BenchmarkVerifyTOC is what a layer of 20,000 files costs before its first byte can be read, the request apart.
+func BenchmarkVerifyTOC(b *testing.B) {
+	var raw, blob bytes.Buffer
+	w := tar.NewWriter(&raw)
+	for i := range 20_000 {
+		content := fmt.Sprint("file ", i)
+		hdr := &tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprintf("d%d/f%d", i/50, i), Size: int64(len(content)), Mode: 0o644}
+		if err := w.WriteHeader(hdr); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := io.WriteString(w, content); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		b.Fatal(err)
+	}
+	written, err := chunked.Compress(&blob, &raw, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	ref := written.TOC
+	cut := func(r manifest.Range) []byte { return blob.Bytes()[r.Off:r.End()] }
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, _, err := verifyTOC([2][]byte{cut(ref.TOC), cut(ref.TarSplit)}, ref, written.Size); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

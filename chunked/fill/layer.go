@@ -153,21 +153,35 @@ func verifyTOC(raw [2][]byte, ref *manifest.TOCRef, blobSize int64) (index, tars
 	if err != nil {
 		return nil, nil, fmt.Errorf("TOC %s: %w", ref.Digest, err)
 	}
-	if toc.TarSplitDigest != "" && ref.TarSplit.Len > 0 {
-		ts, err := chunked.ParseTarSplit(raw[1], toc.TarSplitDigest, ref.TarSplitRawLen)
-		if err == nil {
-			err = chunked.CheckTarSplit(toc, ts)
-		}
-		if err != nil {
-			return nil, nil, fmt.Errorf("tar-split of TOC %s: %w", ref.Digest, err)
-		}
-		tarsplit = ts.Bytes()
-	}
+	checked := make(chan error, 1)
+	go func() { // beside BuildIndex, which takes about as long; both only read the TOC
+		var err error
+		tarsplit, err = verifySplit(toc, raw[1], ref)
+		checked <- err
+	}()
 	index, err = chunked.BuildIndex(toc)
+	if splitErr := <-checked; splitErr != nil {
+		return nil, nil, splitErr
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("index of TOC %s: %w", ref.Digest, err)
 	}
 	return index, tarsplit, nil
+}
+
+// verifySplit returns the tar-split as the store keeps it, nil if the TOC names none.
+func verifySplit(toc *chunked.TOC, raw []byte, ref *manifest.TOCRef) ([]byte, error) {
+	if toc.TarSplitDigest == "" || ref.TarSplit.Len == 0 {
+		return nil, nil
+	}
+	ts, err := chunked.ParseTarSplit(raw, toc.TarSplitDigest, ref.TarSplitRawLen)
+	if err == nil {
+		err = chunked.CheckTarSplit(toc, ts)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("tar-split of TOC %s: %w", ref.Digest, err)
+	}
+	return ts.Bytes(), nil
 }
 
 // Layer returns layer n, opened once per pool. store.ErrNotFound when the
