@@ -13,8 +13,10 @@ import (
 	"time"
 
 	"github.com/tocsin/tocsin/chunked"
+	"github.com/tocsin/tocsin/copy"
 	"github.com/tocsin/tocsin/integration/front"
 	"github.com/tocsin/tocsin/integration/harness"
+	"github.com/tocsin/tocsin/integration/mkimage"
 	"github.com/tocsin/tocsin/manifest"
 	"github.com/tocsin/tocsin/store"
 )
@@ -33,14 +35,24 @@ type killer struct {
 	at   point
 	kill func()        // returns when the process is gone
 	met  chan struct{} // closed when it is
-	root string        // of the store; the kill waits until some of the bytes that were sent are in it
+	// arrived says whether something of what was sent is in the store; the kill waits for that, but not for ever.
+	arrived func() bool
 
 	mu   sync.Mutex
 	seen int
 }
 
 func newKiller(at point, root string, kill func()) *killer {
-	return &killer{at: at, kill: kill, met: make(chan struct{}), root: root}
+	k := &killer{at: at, kill: kill, met: make(chan struct{})}
+	before := -1
+	k.arrived = func() bool {
+		n := len(below(root))
+		if before < 0 {
+			before = n
+		}
+		return n > before
+	}
+	return k
 }
 
 // rule is the killer's, for requests of tocsin alone: containerd asks the same registry.
@@ -56,11 +68,11 @@ func (k *killer) rule() front.Rule {
 			next.ServeHTTP(w, r)
 			return
 		}
-		before := len(below(k.root))
+		k.arrived()
 		next.ServeHTTP(&cut{ResponseWriter: w, left: k.at.bytes}, r)
 		_ = http.NewResponseController(w).Flush()
 		if k.at.bytes > 0 {
-			k.untilMoreThan(before)
+			k.untilArrived()
 		}
 		k.kill()
 		close(k.met)
@@ -68,12 +80,12 @@ func (k *killer) rule() front.Rule {
 	}}
 }
 
-// untilMoreThan waits until the store has more files than before, or for a while: not every answer makes one.
-func (k *killer) untilMoreThan(before int) {
-	end, poll := time.NewTimer(500*time.Millisecond), time.NewTicker(5*time.Millisecond)
+// untilArrived waits no more than a while: not every half answer leads to something.
+func (k *killer) untilArrived() {
+	end, poll := time.NewTimer(5*time.Second), time.NewTicker(10*time.Millisecond)
 	defer end.Stop()
 	defer poll.Stop()
-	for len(below(k.root)) <= before {
+	for !k.arrived() {
 		select {
 		case <-poll.C:
 		case <-end.C:
@@ -116,6 +128,7 @@ func (c *cut) Write(p []byte) (int, error) {
 // there is what of an image's layers is in a store at rest: the places, in its blobs, of the chunks that need not be
 // fetched any more, and of those that must be.
 type there struct {
+	whole   map[string]bool // layers without a TOC, by blob, that are there
 	tocs    map[string]bool // layers, by blob, whose TOC is known
 	present map[string][]manifest.Range
 	absent  map[string][]manifest.Range
@@ -128,13 +141,18 @@ func whatIsThere(t *testing.T, root string, im *manifest.Image) there {
 		t.Fatal(err)
 	}
 	defer st.Close()
-	found := there{map[string]bool{}, map[string][]manifest.Range{}, map[string][]manifest.Range{}}
+	found := there{map[string]bool{}, map[string]bool{}, map[string][]manifest.Range{}, map[string][]manifest.Range{}}
 	for _, layer := range im.DataLayers() {
+		blob := layer.Digest.String()
+		if layer.TOC == nil {
+			_, err := st.LayerByDiffID(layer.DiffID)
+			found.whole[blob] = err == nil
+			continue
+		}
 		row, err := st.LayerByTOC(layer.TOC.Digest)
 		if err != nil {
 			continue
 		}
-		blob := layer.Digest.String()
 		found.tocs[blob] = true
 		m, err := st.LayerIndex(row.Number)
 		if err != nil {
@@ -175,6 +193,9 @@ func (th there) checkLog(t *testing.T, what string, log []front.Request, im *man
 	for _, layer := range im.DataLayers() {
 		blob := layer.Digest.String()
 		for _, r := range log {
+			if strings.HasSuffix(r.Path, blob) && th.whole[blob] {
+				t.Errorf("%s: %s was fetched again", what, r)
+			}
 			if !strings.HasSuffix(r.Path, blob) || !th.tocs[blob] {
 				continue
 			}
@@ -221,57 +242,111 @@ func TestCopyKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := newFar(t)
-	kept := f.publish(t, "kept", "only", layerOf(manyFiles(1), nil))
-	keptTree := goodTree(t, f, "kept", kept)
-	im := f.publish(t, "new", "only", layerOf(manyFiles(1), nil), layerOf(content{"more": noise(200, 300_000), "x": holed(90, 6)}, nil), layerOf(manyFiles(120), nil))
-	tree := goodTree(t, f, "new", im)
-	template := t.TempDir()
-	run := func(root, repo string, k *killer) ([]byte, error) {
-		cmd := exec.Command(bin, "--root", root, "--plain-http", "copy", f.ref(repo), "store:"+repo)
-		f.front.Behave()
-		f.front.Forget()
-		if k != nil {
-			k.kill = func() { _ = cmd.Process.Kill() }
-			f.front.Add(k.rule())
-		}
-		return cmd.CombinedOutput()
+	kept := []mkimage.Layer{layerOf(manyFiles(1), nil)}
+	long := append(kept, layerOf(content{"more": noise(200, 300_000), "x": holed(90, 6)}, nil), layerOf(manyFiles(120), nil))
+	for _, c := range []struct {
+		name, compress, sentinel string
+		points                   []point
+	}{
+		{"sentinel", "zstd:chunked", "only", []point{{0, 0}, {1, 0}, {1, all}, {2, 0}, {3, 0}, {3, all}, {4, 0}, {4, 200_000}, {5, 50_000}, {5, 280_000}}},
+		{"chunked", "zstd:chunked", "none", []point{{3, all}, {4, 200_000}, {5, 50_000}, {5, 280_000}}},
+		{"gzip", "gzip", "none", []point{{0, 0}, {1, all}, {2, 0}, {2, 100_000}, {3, 0}, {3, 100_000}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			o := &copy.Options{Compress: copy.Compression{Algorithm: c.compress}, Sentinel: c.sentinel}
+			k := &copyKill{t: t, bin: bin, far: f, image: f.publishAs(t, "new", o, long...)}
+			f.publishAs(t, "kept", o, kept...)
+			k.trees(kept, long)
+			k.template = t.TempDir()
+			if out, err := k.run(k.template, "kept", nil); err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			already := whatIsThere(t, k.template, k.image).size()
+			some := false
+			for _, at := range c.points {
+				some = k.at(at).size() > already || some
+			}
+			if !some {
+				t.Error("no kill left anything of the new image: the points say nothing")
+			}
+		})
 	}
-	if out, err := run(template, "kept", nil); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+}
+
+// size counts what is there.
+func (th there) size() int {
+	n := len(th.tocs)
+	for _, whole := range th.whole {
+		if whole {
+			n++
+		}
 	}
-	somethingWasThere := false
-	for _, at := range []point{{0, 0}, {1, 0}, {1, all}, {2, 0}, {3, 0}, {3, all}, {4, 0}, {4, 200_000}, {5, 50_000}, {5, 280_000}} {
-		root := filepath.Join(t.TempDir(), "root")
-		if err := os.CopyFS(root, os.DirFS(template)); err != nil {
-			t.Fatal(err)
-		}
-		k := newKiller(at, root, nil)
-		if out, err := run(root, "new", k); err == nil || !strings.Contains(err.Error(), "killed") {
-			t.Fatalf("%+v: it was not killed: %v\n%s\n%v", at, err, out, f.front.Log())
-		}
-		checkClean(t, fmt.Sprintf("killed at %+v", at), root)
-		kept := whatIsThere(t, root, im)
-		for _, ranges := range kept.present {
-			somethingWasThere = somethingWasThere || len(ranges) > 61 // more than what the kept image has
-		}
-		l := openLocal(t, root, f)
-		f.front.Behave()
-		f.front.Add(front.Rule{Do: front.Status(404, "BLOB_UNKNOWN")}) // what was committed needs nobody
-		l.wantStored(t, "kept", keptTree)
-		l.close()
-		if out, err := run(root, "new", nil); err != nil {
-			t.Fatalf("%+v: second run: %v\n%s", at, err, out)
-		}
-		kept.checkLog(t, fmt.Sprintf("second run after %+v", at), f.front.Log(), im)
-		checkClean(t, fmt.Sprintf("second run after %+v", at), root)
-		l = openLocal(t, root, f)
-		l.wantStored(t, "new", tree)
-		l.wantStored(t, "kept", keptTree)
-		l.close()
+	for _, ranges := range th.present {
+		n += len(ranges)
 	}
-	if !somethingWasThere {
-		t.Error("no kill left anything of the new image: the points say nothing")
+	return n
+}
+
+// copyKill is a copy that is killed again and again, each time into a copy of a store that has another image.
+type copyKill struct {
+	t              *testing.T
+	bin, template  string
+	far            *far
+	image          *manifest.Image
+	tree, keptTree shown
+}
+
+// trees are what both images must show, as an honest and undisturbed pull of the same layers shows it.
+func (k *copyKill) trees(kept, long []mkimage.Layer) {
+	k.keptTree = goodTree(k.t, k.far, "good-kept", k.far.publish(k.t, "good-kept", "only", kept...))
+	k.tree = goodTree(k.t, k.far, "good-new", k.far.publish(k.t, "good-new", "only", long...))
+}
+
+// run copies an image into the store at root, as a process.
+func (k *copyKill) run(root, repo string, killed *killer) ([]byte, error) {
+	cmd := exec.Command(k.bin, "--root", root, "--plain-http", "copy", k.far.ref(repo), "store:"+repo)
+	k.far.front.Behave()
+	k.far.front.Forget()
+	if killed != nil {
+		killed.kill = func() { _ = cmd.Process.Kill() }
+		k.far.front.Add(killed.rule())
 	}
+	return cmd.CombinedOutput()
+}
+
+// at kills a copy at a point, looks at what it left, and copies again.
+func (k *copyKill) at(at point) there {
+	t := k.t
+	t.Helper()
+	root := filepath.Join(t.TempDir(), "root")
+	if err := os.CopyFS(root, os.DirFS(k.template)); err != nil {
+		t.Fatal(err)
+	}
+	killed := newKiller(at, root, nil)
+	if k.image.DataLayers()[0].TOC == nil { // a tar counts when all of it is there
+		already := whatIsThere(t, root, k.image).size()
+		killed.arrived = func() bool { return whatIsThere(t, root, k.image).size() > already }
+	}
+	if out, err := k.run(root, "new", killed); err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Fatalf("%+v: it was not killed: %v\n%s\n%v", at, err, out, k.far.front.Log())
+	}
+	checkClean(t, fmt.Sprintf("killed at %+v", at), root)
+	left := whatIsThere(t, root, k.image)
+	l := openLocal(t, root, k.far)
+	k.far.front.Behave()
+	k.far.front.Add(front.Rule{Do: front.Status(404, "BLOB_UNKNOWN")}) // what was committed needs nobody
+	l.wantStored(t, "kept", k.keptTree)
+	l.close()
+	if out, err := k.run(root, "new", nil); err != nil {
+		t.Fatalf("%+v: second run: %v\n%s", at, err, out)
+	}
+	left.checkLog(t, fmt.Sprintf("second run after %+v", at), k.far.front.Log(), k.image)
+	checkClean(t, fmt.Sprintf("second run after %+v", at), root)
+	l = openLocal(t, root, k.far)
+	defer l.close()
+	l.wantStored(t, "new", k.tree)
+	l.wantStored(t, "kept", k.keptTree)
+	return left
 }
 
 func checkClean(t *testing.T, what, root string) {

@@ -110,14 +110,18 @@ func layerOf(files content, more []tar.Header) mkimage.Layer {
 // zstd:chunked), and returns what its manifest says.
 func (f *far) publish(t *testing.T, repo, sentinel string, layers ...mkimage.Layer) *manifest.Image {
 	t.Helper()
+	return f.publishAs(t, repo, &copy.Options{Compress: copy.Compression{Algorithm: "zstd:chunked"}, Sentinel: sentinel}, layers...)
+}
+
+func (f *far) publishAs(t *testing.T, repo string, o *copy.Options, layers ...mkimage.Layer) *manifest.Image {
+	t.Helper()
+	f.front.Behave()
 	layout := filepath.Join(t.TempDir(), "layout")
 	if _, err := mkimage.Write(t.Context(), layout, "x", layers, nil); err != nil {
 		t.Fatal(err)
 	}
 	env := &copy.Env{Registry: f.client}
-	_, err := copy.Copy(t.Context(), env, ref(t, "oci:"+layout+":x"), ref(t, f.ref(repo)),
-		&copy.Options{Compress: copy.Compression{Algorithm: "zstd:chunked"}, Sentinel: sentinel})
-	if err != nil {
+	if _, err := copy.Copy(t.Context(), env, ref(t, "oci:"+layout+":x"), ref(t, f.ref(repo)), o); err != nil {
 		t.Fatal(err)
 	}
 	im := f.image(t, repo)
