@@ -104,6 +104,9 @@ func (a *app) copy(cmd *cobra.Command, src, dst manifest.Ref, c copyFlags) (err 
 	if err != nil {
 		return err
 	}
+	if dst.Path == "-" && (dst.Transport == manifest.OCIArchive || dst.Transport == manifest.DockerArchive) {
+		cmd.SetOut(os.Stderr) // standard output is the archive
+	}
 	return printCopied(cmd, res, c.digestFile, c.asJSON)
 }
 
