@@ -99,8 +99,11 @@ func (o object) prefix(key string) (string, error) {
 	if wholeHost.MatchString(s) {
 		return s, nil
 	}
-	if named, err := parseName(s); err != nil || !reference.IsNameOnly(named) || named.String() != s {
-		return "", malformed("%s: %.200q is no host[:port] and no full name of a repository or namespace", key, s)
+	// A namespace need not be a name itself ("docker.io/library"), but something
+	// in it is, and already has its full form.
+	inside := s + "/x"
+	if named, err := parseName(inside); err != nil || named.String() != inside {
+		return "", malformed("%s: %.200q is no host[:port] and no namespace or repository in its full form", key, s)
 	}
 	return s, nil
 }

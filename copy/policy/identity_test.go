@@ -108,6 +108,10 @@ func TestIdentity(t *testing.T) {
 		{`{"type":"remapIdentity","prefix":"docker.io/library/busybox","signedPrefix":"e.com/box"}`, []row{
 			{"docker://busybox:v1", "e.com/box:v1", true},
 		}},
+		{`{"type":"remapIdentity","prefix":"docker.io/library","signedPrefix":"e.com/official"}`, []row{
+			{"docker://busybox:v1", "e.com/official/busybox:v1", true},
+			{"docker://a/busybox:v1", "a/busybox:v1", true},
+		}},
 	} {
 		rule := mustRule(t, c.rule)
 		for _, r := range c.rows {

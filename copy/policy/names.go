@@ -41,6 +41,27 @@ func LookasidePath(r manifest.Ref, d digest.Digest, n int) (string, error) {
 	return fmt.Sprintf("%s@%s=%s/signature-%d", r.Repo, d.Algorithm(), d.Encoded(), n), nil
 }
 
+// DirSignatureName returns the file of the n-th signature (from 1) in a
+// directory of the dir transport: of the top level if instance is "", else of
+// that instance (spec/lists-and-store.md L23). Only sha256 goes without its
+// name, as in the names of blobs there.
+func DirSignatureName(instance digest.Digest, n int) (string, error) {
+	if n < 1 {
+		return "", fmt.Errorf("signature file: %w", malformed("signature %d", n))
+	}
+	if instance == "" {
+		return fmt.Sprintf("signature-%d", n), nil
+	}
+	if err := manifest.ValidDigest(instance); err != nil {
+		return "", fmt.Errorf("signature file: %w", err)
+	}
+	prefix := instance.Algorithm().String() + "-"
+	if instance.Algorithm() == digest.SHA256 {
+		prefix = ""
+	}
+	return fmt.Sprintf("%s%s.signature-%d", prefix, instance.Encoded(), n), nil
+}
+
 // LookasideURL returns the URL of LookasidePath below base, which is a file,
 // http or https URL as registries.d has them.
 func LookasideURL(base string, r manifest.Ref, d digest.Digest, n int) (*url.URL, error) {

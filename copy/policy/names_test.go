@@ -72,6 +72,27 @@ func TestLookasideURL(t *testing.T) {
 	}
 }
 
+// L23
+func TestDirSignatureName(t *testing.T) {
+	long := strings.Repeat("c", 128)
+	for _, c := range []struct {
+		d    digest.Digest
+		n    int
+		want string
+	}{
+		{"", 1, "signature-1"},
+		{digestA, 12, strings.Repeat("a", 64) + ".signature-12"},
+		{digest.Digest("sha512:" + long), 1, "sha512-" + long + ".signature-1"},
+		{"", 0, ""},
+		{"sha256:../x", 1, ""},
+	} {
+		got, err := DirSignatureName(c.d, c.n)
+		if got != c.want || (err == nil) != (c.want != "") || err != nil && !errors.Is(err, manifest.ErrMalformed) {
+			t.Errorf("%q, %d: %q, %v", c.d, c.n, got, err)
+		}
+	}
+}
+
 func TestRegistries(t *testing.T) {
 	r, err := ParseRegistries(map[string][]byte{
 		"default.yaml": []byte("# comment\ndefault-docker:\n  lookaside: https://default\n  use-sigstore-attachments: true\n"),

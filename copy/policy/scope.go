@@ -57,8 +57,11 @@ func nameScopes(r manifest.Ref) []string {
 }
 
 // pathScopes: the path and each directory above it, the root excepted: that
-// is what the scope "" is for.
+// is what the scope "" is for. An archive from stdin ("-") has no place.
 func pathScopes(p string) ([]string, error) {
+	if p == "-" {
+		return nil, nil
+	}
 	if err := checkPath(p); err != nil {
 		return nil, err
 	}

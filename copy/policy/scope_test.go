@@ -32,6 +32,7 @@ func TestScopes(t *testing.T) {
 		{"docker-archive:/srv/a.tar:x:y", []string{"/srv/a.tar", "/srv"}},
 		{"dir:/srv/with:colon", []string{"/srv/with:colon", "/srv"}},
 		{"dir:/", nil},
+		{"oci-archive:-", nil},
 	} {
 		got, err := scopes(mustRef(t, c.ref))
 		if err != nil || !slices.Equal(got, c.want) {
