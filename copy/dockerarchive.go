@@ -296,19 +296,9 @@ func (o *dockerArchiveOut) put(ctx context.Context, d v1.Descriptor, open func()
 }
 
 func (o *dockerArchiveOut) commit(ctx context.Context, doc document) error {
-	saved, err := o.describe(doc)
+	saved, annotations, err := o.entry(doc)
 	if err != nil {
 		return err
-	}
-	annotations := map[string]string{}
-	if o.ref.Name != "" {
-		name, err := manifest.ParseRef("docker://" + o.ref.Name)
-		if err != nil {
-			return err
-		}
-		saved.RepoTags = []string{name.FamiliarName()}
-		annotations[annotationImageName] = o.ref.Name
-		annotations[v1.AnnotationRefName] = name.Tag
 	}
 	if err := o.end(ctx, doc, annotations); err != nil {
 		return err
@@ -317,6 +307,23 @@ func (o *dockerArchiveOut) commit(ctx context.Context, doc document) error {
 		return err
 	}
 	return o.out.finish(ctx)
+}
+
+// entry is what manifest.json and index.json say of the image.
+func (o *dockerArchiveOut) entry(doc document) (savedImage, map[string]string, error) {
+	saved, err := o.describe(doc)
+	annotations := map[string]string{}
+	if err != nil || o.ref.Name == "" {
+		return saved, annotations, err
+	}
+	name, err := manifest.ParseRef("docker://" + o.ref.Name)
+	if err != nil {
+		return saved, annotations, err
+	}
+	saved.RepoTags = []string{name.FamiliarName()}
+	annotations[annotationImageName] = o.ref.Name
+	annotations[v1.AnnotationRefName] = name.Tag
+	return saved, annotations, nil
 }
 
 // annotationImageName is where docker and containerd keep an image's whole name in an index.

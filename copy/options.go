@@ -86,6 +86,8 @@ type Env struct {
 	Pool     *fill.Pool       // needed for store:
 	Progress Progress         // nil: silent
 	Jobs     int              // blobs under way at once; 0: 6
+
+	bundle *bundle // of Save: where archives go
 }
 
 // Result is what a copy wrote.

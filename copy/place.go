@@ -78,6 +78,9 @@ func openSource(env *Env, ref manifest.Ref) (source, error) {
 }
 
 func openDestination(env *Env, ref manifest.Ref) (destination, error) {
+	if env.bundle != nil {
+		return env.bundle.member(ref)
+	}
 	switch ref.Transport {
 	case manifest.Docker:
 		return newDocker(env, ref), nil
