@@ -1,6 +1,7 @@
 package copy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -223,7 +224,7 @@ func (d *dir) enter(name string, body io.Reader) error {
 }
 
 func (d *dir) write(name string, raw []byte) error {
-	return d.enter(name, strings.NewReader(string(raw)))
+	return d.enter(name, bytes.NewReader(raw))
 }
 
 func (d *dir) create() (spool, error) { return d.temp() }

@@ -1,4 +1,4 @@
-// Package copy moves images between places: registries, OCI layouts and the local store.
+// Package copy moves images between places: registries, OCI layouts, archives, directories and the local store.
 //
 // A copy is two steps. plan is a pure function that decides everything: which instances, which layers are kept or
 // encoded anew, whether a manifest may be edited and why not, where a sentinel variant goes. run then moves bytes and

@@ -106,7 +106,7 @@ func (o *tarOut) add(ctx context.Context, name string, size int64, open func() (
 		return err
 	}
 	start := o.off
-	err = o.addFrom(name, size, body)
+	err = o.addFrom(name, size, &contextReader{ctx, body})
 	if err := errors.Join(err, body.Close()); err != nil {
 		return fmt.Errorf("%s: %w", name, errors.Join(err, o.takeBack(start, err)))
 	}
