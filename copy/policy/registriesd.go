@@ -135,7 +135,7 @@ func (r *Registries) For(ref manifest.Ref) SignaturePlaces {
 
 // sections returns what applies to an image, the most specific first.
 func (r *Registries) sections(ref manifest.Ref) []registryEntry {
-	if r == nil || ref.Transport != manifest.Docker {
+	if r == nil || ref.Transport != manifest.Docker || ref.Repo == "" {
 		return nil
 	}
 	var out []registryEntry

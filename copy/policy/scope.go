@@ -8,18 +8,21 @@ import (
 )
 
 // scopes returns the scopes that cover an image, the most specific first, by
-// the rules of containers-policy.json(5). The transport's own default (scope
+// the rules of containers-policy.json(5): by name where the image has one, as
+// in a registry, else by path. The transport's own default (scope
 // "") and the global one are not among them. A path must be absolute and
 // clean, because a scope that is spelled otherwise than the path would not
 // cover what its author meant; that no symlink is in it is the caller's part.
 func scopes(r manifest.Ref) ([]string, error) {
-	switch r.Transport {
-	case manifest.Docker, manifest.Store:
+	switch {
+	case r.Repository() != "":
 		return nameScopes(r), nil
-	case manifest.OCI, manifest.OCIArchive, manifest.DockerArchive, manifest.Dir:
+	case r.Path != "":
 		return pathScopes(r.Path)
+	case r.Digest != "": // of the store, without a name
+		return nil, nil
 	}
-	return nil, unsupported("transport %q", r.Transport)
+	return nil, unsupported("transport %q: an image without a name or a path", r.Transport)
 }
 
 // nameScopes: the image itself, its repository, each parent namespace, the
@@ -27,9 +30,6 @@ func scopes(r manifest.Ref) ([]string, error) {
 // addressed by digest has no tag here, even if the reference kept one.
 func nameScopes(r manifest.Ref) []string {
 	name := r.Repository()
-	if name == "" {
-		return nil // a digest of the store, without a name
-	}
 	var out []string
 	switch {
 	case r.Digest != "":

@@ -44,8 +44,12 @@ func TestScopes(t *testing.T) {
 			t.Errorf("%s: %q, %v", ref, got, err)
 		}
 	}
+	other := manifest.Ref{Transport: "docker-daemon", Host: "e.com", Repo: "r", Tag: "v1"}
+	if got, err := scopes(other); err != nil || !slices.Equal(got, []string{"e.com/r:v1", "e.com/r", "e.com", "*.com"}) {
+		t.Errorf("a place to come: %q, %v", got, err)
+	}
 	if _, err := scopes(manifest.Ref{Transport: "ostree"}); !errors.Is(err, manifest.ErrUnsupported) {
-		t.Errorf("unknown transport: %v", err)
+		t.Errorf("neither name nor path: %v", err)
 	}
 }
 
