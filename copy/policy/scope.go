@@ -9,10 +9,10 @@ import (
 
 // scopes returns the scopes that cover an image, the most specific first, by
 // the rules of containers-policy.json(5): by name where the image has one, as
-// in a registry, else by path. The transport's own default (scope
-// "") and the global one are not among them. A path must be absolute and
-// clean, because a scope that is spelled otherwise than the path would not
-// cover what its author meant; that no symlink is in it is the caller's part.
+// in a registry, else by path. The defaults of the transport (scope "") and of
+// the policy are not among them. A path must be absolute and clean, because a
+// scope that is spelled otherwise than the path would not cover what its author
+// meant; that no symlink is in it is the caller's part.
 func scopes(r manifest.Ref) ([]string, error) {
 	switch {
 	case r.Repository() != "":
