@@ -14,8 +14,8 @@ import (
 
 // copyFlags are the flags of the commands that copy.
 type copyFlags struct {
-	platform, variant, compress, sentinel, digestFile string
-	preserve, asJSON                                  bool
+	platform, variant, compress, sentinel, digestFile, progress string
+	preserve, asJSON                                            bool
 }
 
 // where adds the flags that say which image is taken and how the outcome is told.
@@ -24,6 +24,7 @@ func (c *copyFlags) where(f *pflag.FlagSet, platform, usage string) {
 	f.StringVar(&c.variant, "variant", "auto", "with --platform: plain, sentinel, or auto (the sentinel variant into the store, else plain)")
 	f.StringVar(&c.digestFile, "digestfile", "", "write the digest to this file too")
 	f.BoolVar(&c.asJSON, "json", false, "print one JSON object")
+	f.StringVar(&c.progress, "progress", "auto", "on standard error: auto (bars on a terminal, else plain), plain (a line for each blob), or json (a line for each event)")
 }
 
 func (c *copyFlags) options(dst manifest.Ref) (o *copy.Options, err error) {
@@ -60,9 +61,7 @@ func newCopy(a *app) *cobra.Command {
 	}
 	f := cmd.Flags()
 	c.where(f, "", "copy one platform's image instead of the whole list: OS/ARCH[/VARIANT] or local")
-	f.StringVar(&c.compress, "compress", "", "encode layers: gzip, zstd, zstd:chunked or none, with :LEVEL")
-	f.StringVar(&c.sentinel, "sentinel", "", "publish a sentinel variant: none, hidden, upstream or only (default hidden with --compress zstd:chunked)")
-	f.BoolVar(&c.preserve, "preserve-digests", false, "fail rather than change a digest")
+	c.encoding(f)
 	return cmd
 }
 
@@ -93,7 +92,10 @@ func (a *app) copy(cmd *cobra.Command, src, dst manifest.Ref, c copyFlags) (err 
 	if err != nil {
 		return err
 	}
-	bars := newProgress(os.Stderr)
+	bars, err := newProgress(os.Stderr, c.progress)
+	if err != nil {
+		return err
+	}
 	env, done, err := a.env(bars, src, dst)
 	if err != nil {
 		return err

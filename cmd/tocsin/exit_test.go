@@ -70,7 +70,10 @@ func TestProgressLines(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer out.Close()
-	p := newProgress(out)
+	p, err := newProgress(out, "auto")
+	if err != nil {
+		t.Fatal(err)
+	}
 	a, b := p.Start("a", 10), p.Start("b", -1)
 	a.Add(4)
 	a.Add(6)

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
@@ -13,23 +14,36 @@ import (
 	"github.com/tocsin/tocsin/copy"
 )
 
-// progress shows a bar for each blob on a terminal, and elsewhere a line for each blob that is done.
+// progress shows a bar for each blob on a terminal, and elsewhere a line for each blob that is done, or JSON.
 type progress struct {
-	out  io.Writer
-	bars *mpb.Progress // nil: lines
-	mu   sync.Mutex    // of lines
+	out    io.Writer
+	bars   *mpb.Progress // nil: lines
+	events *events       // nil: bars or lines
+	mu     sync.Mutex    // of lines
 }
 
-func newProgress(out *os.File) *progress {
+// newProgress makes what --progress says: auto, plain, or json (which buildx calls rawjson).
+func newProgress(out *os.File, kind string) (*progress, error) {
 	p := &progress{out: out}
-	if term.IsTerminal(int(out.Fd())) {
-		p.bars = mpb.New(mpb.WithOutput(out), mpb.WithWidth(40))
+	switch kind {
+	case "plain":
+	case "auto":
+		if term.IsTerminal(int(out.Fd())) {
+			p.bars = mpb.New(mpb.WithOutput(out), mpb.WithWidth(40))
+		}
+	case "json", "rawjson":
+		p.events = &events{out: out, now: time.Now}
+	default:
+		return nil, usage(fmt.Errorf("--progress %q is not auto, plain or json", kind))
 	}
-	return p
+	return p, nil
 }
 
 // Start implements copy.Progress.
 func (p *progress) Start(name string, size int64) copy.Meter {
+	if p.events != nil {
+		return p.events.Start(name, size)
+	}
 	if p.bars == nil {
 		return &lineMeter{progress: p, name: name}
 	}
