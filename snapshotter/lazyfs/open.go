@@ -6,19 +6,29 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
+	"github.com/tocsin/tocsin/chunked"
 	"github.com/tocsin/tocsin/chunked/fill"
 )
+
+// passthroughSize is from where on a complete file is handed to the kernel. Registering a file costs two more system
+// calls for each open; what a smaller file has is in the page cache after one READ.
+const passthroughSize = 256 << 10
 
 // openFile is an inode that is open at least once. Its way of being read is fixed while it is: the kernel answers EIO
 // when a file that is open cached is opened passthrough, or the reverse, or with another backing id (design.md 7).
 type openFile struct {
+	count int // under opens.mu
+
+	mu      sync.Mutex
+	decided bool       // how it is read is fixed
+	backing int32      // the kernel's id of the complete file; 0: reads come to us
+	opened  bool       // file is what it is
 	file    *fill.File // nil: no content
-	count   int
-	backing int32 // the kernel's id of the complete file; 0: reads come to us
 }
 
 // opens holds the inodes that are open, by node id. File handles are not used: a server that took over knows no
@@ -26,44 +36,94 @@ type openFile struct {
 type opens struct {
 	views *views
 
-	mu          sync.Mutex
-	byNode      map[uint64]*openFile
-	device      *os.File // of the connection; nil until Serve has it
-	passthrough bool
+	mu     sync.Mutex
+	byNode map[uint64]*openFile
+	device *os.File // of the connection; nil until Serve has it
+
+	passthrough atomic.Bool
 }
 
 func newOpens(vs *views, passthrough bool) *opens {
-	return &opens{views: vs, byNode: make(map[uint64]*openFile), passthrough: passthrough}
+	o := &opens{views: vs, byNode: make(map[uint64]*openFile)}
+	o.passthrough.Store(passthrough)
+	return o
 }
 
-// attach tells which connection backing files are registered with.
-func (o *opens) attach(device *os.File) {
+// attach tells which connection backing files are registered with. It is called before the first request.
+func (o *opens) attach(device *os.File) { o.device = device }
+
+// acquire takes a node once more, without opening anything yet.
+func (o *opens) acquire(node uint64) *openFile {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.device = device
+	f := o.byNode[node]
+	if f == nil {
+		f = &openFile{}
+		o.byNode[node] = f
+	}
+	f.count++
+	return f
 }
 
-// acquire opens a node once more.
-func (o *opens) acquire(node, view uint64, entry uint32) (*openFile, error) {
+// release undoes one acquire. A node that is not open is ignored: its OPEN was answered by an earlier server.
+func (o *opens) release(node uint64) error {
 	o.mu.Lock()
-	defer o.mu.Unlock()
-	if f := o.byNode[node]; f != nil {
-		f.count++
-		return f, nil
+	f := o.byNode[node]
+	last := false
+	if f != nil {
+		if f.count--; f.count == 0 {
+			delete(o.byNode, node)
+			last = true
+		}
 	}
-	file, err := o.views.openFile(view, entry)
-	if err != nil {
-		return nil, err
+	o.mu.Unlock()
+	if !last {
+		return nil
 	}
-	f := &openFile{file: file, count: 1}
-	f.backing = o.register(file)
-	o.byNode[node] = f
-	return f, nil
+	return f.close(o.device)
+}
+
+// content opens what a node holds, on first use. Nil is a file without content.
+func (f *openFile) content(vs *views, view uint64, entry uint32) (*fill.File, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.decided = true // whoever reads through us has not been handed to the kernel
+	return f.open(vs, view, entry)
+}
+
+// open is content with mu held.
+func (f *openFile) open(vs *views, view uint64, entry uint32) (*fill.File, error) {
+	if f.opened {
+		return f.file, nil
+	}
+	file, err := vs.openFile(view, entry)
+	if err == nil {
+		f.file, f.opened = file, true
+	}
+	return file, err
+}
+
+// decide fixes how an inode is read while it is open, and returns the backing id, or 0 for reads that come to us.
+func (o *opens) decide(f *openFile, view uint64, entry uint32, size int64) (int32, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.decided {
+		return f.backing, nil
+	}
+	if size >= passthroughSize && o.passthrough.Load() && o.device != nil {
+		file, err := f.open(o.views, view, entry)
+		if err != nil {
+			return 0, err
+		}
+		f.backing = o.register(file)
+	}
+	f.decided = true
+	return f.backing, nil
 }
 
 // register hands a complete file to the kernel. It returns 0 for what must be read through us.
 func (o *opens) register(file *fill.File) int32 {
-	if !o.passthrough || o.device == nil || file == nil {
+	if file == nil {
 		return 0
 	}
 	complete := file.Complete()
@@ -73,28 +133,15 @@ func (o *opens) register(file *fill.File) int32 {
 	id, err := openBacking(o.device, complete)
 	if err != nil {
 		// Without the privilege or the kernel for it every try would fail alike.
-		o.passthrough = false
+		o.passthrough.Store(false)
 		return 0
 	}
 	return id
 }
 
-// release undoes one acquire. A node that is not open is ignored: its OPEN was answered by an earlier server.
-func (o *opens) release(node uint64) error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	f := o.byNode[node]
-	if f == nil {
-		return nil
-	}
-	if f.count--; f.count > 0 {
-		return nil
-	}
-	delete(o.byNode, node)
-	return f.close(o.device)
-}
-
 func (f *openFile) close(device *os.File) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	var errs []error
 	if f.backing != 0 {
 		errs = append(errs, closeBacking(device, f.backing))
@@ -105,6 +152,7 @@ func (f *openFile) close(device *os.File) error {
 	return errors.Join(errs...)
 }
 
+// close lets go of what is still open when the connection has ended.
 func (o *opens) close() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -117,22 +165,29 @@ func (o *opens) close() error {
 	return errors.Join(errs...)
 }
 
-// Open lets the kernel keep what it reads, since content never changes under a node; a file that is complete already
-// is read by the kernel itself where it can.
+// Open lets the kernel keep what it reads, since content never changes under a node; a large file that is complete
+// already is read by the kernel itself where it can.
 func (f *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	view, entry, ok := f.node(in.NodeId)
-	if !ok {
-		return fuse.Status(stale)
+	var size int64
+	var view uint64
+	var entry uint32
+	status := f.entry(in.NodeId, func(t *chunked.View, v uint64, e uint32) fuse.Status {
+		view, entry, size = v, e, t.Attr(e).Size
+		return fuse.OK
+	})
+	if status != fuse.OK {
+		return status
 	}
-	file, err := f.opens.acquire(in.NodeId, view, entry)
+	backing, err := f.opens.decide(f.opens.acquire(in.NodeId), view, entry, size)
 	if err != nil {
+		err = errors.Join(err, f.opens.release(in.NodeId))
 		f.log.Error("fuse: open", "view", view, "entry", entry, "err", err)
 		return errnoOf(err)
 	}
 	out.OpenFlags = fuse.FOPEN_KEEP_CACHE
-	if file.backing != 0 {
+	if backing != 0 {
 		out.OpenFlags = fuse.FOPEN_PASSTHROUGH
-		out.BackingID = file.backing
+		out.BackingID = backing
 	}
 	return fuse.OK
 }
@@ -150,15 +205,13 @@ func (f *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Rea
 	if !ok {
 		return nil, fuse.Status(stale)
 	}
-	open, err := f.opens.acquire(in.NodeId, view, entry)
-	if err == nil && open.file == nil {
-		return fuse.ReadResultData(nil), errnoOf(f.opens.release(in.NodeId))
+	open := f.opens.acquire(in.NodeId)
+	n := 0
+	file, err := open.content(f.views, view, entry)
+	if err == nil && file != nil {
+		n, err = file.ReadAt(interruptible(cancel), buf, int64(in.Offset))
 	}
-	var n int
-	if err == nil {
-		n, err = open.file.ReadAt(interruptible(cancel), buf, int64(in.Offset))
-		err = errors.Join(ignoreEOF(err), f.opens.release(in.NodeId))
-	}
+	err = errors.Join(ignoreEOF(err), f.opens.release(in.NodeId))
 	if err != nil {
 		if !errors.Is(err, context.Canceled) {
 			f.log.Error("fuse: read", "view", view, "entry", entry, "offset", in.Offset, "err", err)
