@@ -54,7 +54,7 @@ func failures() []failure {
 		{manifest.ErrMalformed, exitVerify, ""},
 		{errFindings, exitVerify, ""},
 		{copy.ErrPreserve, exitPreserve, "ask for the change (--compress, --platform) or drop --preserve-digests"},
-		{registry.ErrAuth, exitAuth, "log in with docker login or podman login; the credentials are read from there"},
+		{registry.ErrAuth, exitAuth, "log in with tocsin login (docker login and podman login do too)"},
 		{registry.ErrRetriesExhausted, exitRetries, "the registry kept failing; try again later"},
 		{registry.ErrNoRanges, exitOther, "this registry serves no byte ranges, so a sentinel variant cannot be read from it; copy the plain instance"},
 		{registry.ErrNotFound, exitNotFound, ""},

@@ -95,8 +95,8 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// misbehave is front behave | status CODE PATH | flip OFFSET PATH | noranges | idle: the last demands that nothing was
-// asked for since behave.
+// misbehave is front behave | status CODE PATH | flip OFFSET PATH | login USER PASSWORD | noranges | uploads N: the last
+// demands that so many were sent since behave.
 func misbehave(ts *testscript.TestScript, neg bool, args []string) {
 	f := ts.Value(frontKey{}).(*front.Front)
 	number := func() int {
@@ -112,6 +112,10 @@ func misbehave(ts *testscript.TestScript, neg bool, args []string) {
 		f.Add(front.Rule{Path: args[2], Do: front.Status(number(), "SAID", "Retry-After", "0")})
 	case "flip":
 		f.Add(front.Rule{Method: http.MethodGet, Path: args[2], Do: front.FlipBit(number())})
+	case "login":
+		f.Add(front.Rule{Path: "/", Do: func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+			front.BasicAuth(next, args[1], args[2]).ServeHTTP(w, r)
+		}})
 	case "noranges":
 		f.Add(front.Rule{Ranged: true, Path: "/blobs/", Do: front.IgnoreRange()})
 	case "uploads":
