@@ -50,9 +50,11 @@ func (a *app) load(cmd *cobra.Command) error {
 }
 
 // registry makes the one client of this process.
-func (a *app) registry() *registry.Client {
+func (a *app) registry() *registry.Client { return registry.New(a.registryOptions()) }
+
+func (a *app) registryOptions() *registry.Options {
 	insecure := a.flags.insecure || a.flags.plainHTTP
-	return registry.New(&registry.Options{
+	return &registry.Options{
 		HostsDir:  a.config.HostsDir,
 		PlainHTTP: insecure,
 		Insecure:  insecure,
@@ -60,7 +62,7 @@ func (a *app) registry() *registry.Client {
 		Jobs:      a.config.Jobs,
 		UserAgent: "tocsin/" + version(),
 		Logger:    a.log,
-	})
+	}
 }
 
 // authFiles are where docker and podman keep logins. Without a home there are fewer of them.

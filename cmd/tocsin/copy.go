@@ -24,7 +24,7 @@ func (c *copyFlags) where(f *pflag.FlagSet, platform, usage string) {
 	f.StringVar(&c.variant, "variant", "auto", "with --platform: plain, sentinel, or auto (the sentinel variant into the store, else plain)")
 	f.StringVar(&c.digestFile, "digestfile", "", "write the digest to this file too")
 	f.BoolVar(&c.asJSON, "json", false, "print one JSON object")
-	f.StringVar(&c.progress, "progress", "auto", "on standard error: auto (bars on a terminal, else plain), plain (a line for each blob), or json (a line for each event)")
+	f.StringVar(&c.progress, "progress", "auto", progressUsage)
 }
 
 func (c *copyFlags) options(dst manifest.Ref) (o *copy.Options, err error) {

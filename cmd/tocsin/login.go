@@ -104,12 +104,10 @@ func registryHost(args []string) (string, error) {
 
 // registryAs is a client that answers every registry's question with these credentials. It is used for one host.
 func (a *app) registryAs(user, password string) *registry.Client {
-	insecure := a.flags.insecure || a.flags.plainHTTP
-	return registry.New(&registry.Options{
-		HostsDir: a.config.HostsDir, PlainHTTP: insecure, Insecure: insecure,
-		Credentials: func(string) (string, string, error) { return user, password, nil },
-		UserAgent:   "tocsin/" + version(), Logger: a.log,
-	})
+	o := a.registryOptions()
+	o.AuthFiles = nil
+	o.Credentials = func(string) (string, string, error) { return user, password, nil }
+	return registry.New(o)
 }
 
 // askCredentials takes what the command line does not say from a terminal; a password never stands on a command line.

@@ -21,6 +21,8 @@ type Options struct {
 	PlainHTTP bool
 	// Insecure does not verify certificates and falls back from https to http.
 	Insecure bool
+	// InsecureHosts are hosts for which Insecure holds though it does not for others.
+	InsecureHosts []string
 	// Credentials answers for a host (and port) as the registry names itself; empty strings mean none. nil reads
 	// AuthFiles.
 	Credentials func(host string) (user, secret string, err error)

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -108,10 +109,11 @@ func (c *Client) loadHost(host string) ([]*endpoint, error) {
 	if c.o.HostsDir != "" {
 		o.HostDir = config.HostDirFromRoot(c.o.HostsDir)
 	}
-	if c.o.PlainHTTP || c.o.Insecure {
+	insecure := c.o.Insecure || slices.Contains(c.o.InsecureHosts, host)
+	if c.o.PlainHTTP || insecure {
 		o.DefaultScheme = "http"
 	}
-	if c.o.Insecure {
+	if insecure {
 		// With a TLS configuration and the scheme http, containerd tries https first.
 		o.DefaultTLS = &tls.Config{InsecureSkipVerify: true}
 	}

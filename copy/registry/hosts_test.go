@@ -268,6 +268,15 @@ func TestCertificates(t *testing.T) {
 	if _, err := readBlob(New(&Options{HostsDir: dir, Insecure: true}).Repo("registry.example", repoName), desc); err != nil {
 		t.Errorf("insecure: %v", err)
 	}
+	for _, c := range []struct {
+		host string
+		ok   bool
+	}{{"registry.example", true}, {"other.example", false}} {
+		client := New(&Options{HostsDir: dir, InsecureHosts: []string{c.host}})
+		if _, err := readBlob(client.Repo("registry.example", repoName), desc); (err == nil) != c.ok {
+			t.Errorf("%s is insecure: %v", c.host, err)
+		}
+	}
 }
 
 // A host is checked before it becomes a part of a path below the hosts directory.

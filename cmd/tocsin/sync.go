@@ -1,0 +1,177 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tocsin/tocsin/copy"
+	"github.com/tocsin/tocsin/copy/registry"
+	"github.com/tocsin/tocsin/manifest"
+)
+
+// syncFlags are the flags of sync beside those of all copies.
+type syncFlags struct {
+	copyFlags
+	dryRun, keepGoing, scoped bool
+}
+
+func newSync(a *app) *cobra.Command {
+	var c syncFlags
+	cmd := &cobra.Command{
+		Use: "sync FILE DEST", Short: "Copy the images that a file lists into a registry or directory", Args: cobra.ExactArgs(2),
+		Long: "Copy the images that a file of skopeo's sync format lists, with their whole lists. DEST is a registry with or without a\n" +
+			"path (HOST[/PATH]), or dir:DIR, which gets a directory for each image. An image is called by the last part of its\n" +
+			"repository there. Prints the digest and place of each.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			raw, err := readSmall(args[0], maxSyncFile)
+			if err != nil {
+				return err
+			}
+			registries, err := parseSync(raw)
+			if err != nil {
+				return fmt.Errorf("%s: %w", args[0], err)
+			}
+			to := syncTo{dest: args[1], scoped: c.scoped}
+			// Before anything is asked of a registry, DEST must be able to hold a name.
+			if _, err := to.ref(manifest.Ref{Transport: manifest.Docker, Host: "h", Repo: "r", Tag: "t", Index: -1}); err != nil {
+				return err
+			}
+			return a.sync(cmd, registries, to, c)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&c.platform, "platform", "", "copy one platform's images instead of whole lists: OS/ARCH[/VARIANT] or local")
+	f.BoolVar(&c.preserve, "preserve-digests", false, "fail rather than change a digest")
+	f.BoolVar(&c.dryRun, "dry-run", false, "print what would be copied where")
+	f.BoolVar(&c.keepGoing, "keep-going", false, "go on with the other images when one fails, and fail at the end")
+	f.BoolVar(&c.scoped, "scoped", false, "keep the registry and whole repository in the names at DEST")
+	f.StringVar(&c.progress, "progress", "auto", progressUsage)
+	c.variant = "plain"
+	return cmd
+}
+
+// readSmall reads a file of which limit bytes are too many to mean anything.
+func readSmall(name string, limit int64) ([]byte, error) {
+	f, err := os.Open(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %w", err, copy.ErrNotFound)
+	}
+	if err != nil {
+		return nil, err
+	}
+	raw, err := io.ReadAll(io.LimitReader(f, limit+1))
+	return raw, errors.Join(err, f.Close())
+}
+
+// syncClient is the client for a file: its credentials for its registries, the user's for all others.
+func (a *app) syncClient(registries map[string]syncRegistry) (*registry.Client, error) {
+	o := a.registryOptions()
+	own := make(map[string]syncRegistry)
+	for _, host := range slices.Sorted(maps.Keys(registries)) {
+		r := registries[host]
+		if r.TLSVerify != nil && !*r.TLSVerify {
+			o.InsecureHosts = append(o.InsecureHosts, host)
+		} else if r.TLSVerify != nil && o.Insecure {
+			return nil, usage(fmt.Errorf("%s: tls-verify: true contradicts --insecure", host))
+		}
+		if r.Credentials.Username == "" {
+			continue
+		}
+		own[host] = r
+		if host == dockerHub {
+			own["registry-1.docker.io"] = r
+		}
+	}
+	files := o.AuthFiles
+	o.Credentials = func(host string) (string, string, error) {
+		if r, ok := own[host]; ok {
+			return r.Credentials.Username, r.Credentials.Password, nil
+		}
+		return registry.Lookup(files, host)
+	}
+	return registry.New(o), nil
+}
+
+func (a *app) sync(cmd *cobra.Command, registries map[string]syncRegistry, to syncTo, c syncFlags) error {
+	o, err := c.options(manifest.Ref{})
+	if err != nil {
+		return err
+	}
+	bars, err := newProgress(os.Stderr, c.progress)
+	if err != nil {
+		return err
+	}
+	client, err := a.syncClient(registries)
+	if err != nil {
+		return err
+	}
+	repos, err := wantedOf(registries)
+	if err != nil {
+		return err
+	}
+	refs, failed := listWanted(cmd.Context(), client, repos)
+	if failed != nil && !c.keepGoing {
+		return failed
+	}
+	jobs, err := syncJobs(refs, to)
+	if err != nil {
+		return err
+	}
+	env := &copy.Env{Registry: client, Progress: bars, Jobs: a.config.Jobs}
+	for _, j := range jobs {
+		if c.dryRun {
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s -> %s\n", j.src, j.dst)
+		} else {
+			err = syncOne(cmd, env, j, o)
+		}
+		if err != nil && (!c.keepGoing || cmd.Context().Err() != nil) {
+			return errors.Join(failed, err)
+		}
+		failed = errors.Join(failed, err)
+	}
+	bars.wait()
+	return failed
+}
+
+// listWanted turns repositories into images. It goes on behind a repository that cannot be listed.
+func listWanted(ctx context.Context, client *registry.Client, repos []wanted) (refs []manifest.Ref, failed error) {
+	for _, w := range repos {
+		var tags []string
+		var err error
+		if len(w.pick) == 0 {
+			tags, err = client.Repo(w.repo.Host, w.repo.Repo).Tags(ctx)
+		}
+		var more []manifest.Ref
+		if err == nil {
+			more, err = w.refs(tags)
+		}
+		if err == nil && len(more) == 0 {
+			err = fmt.Errorf("none of its %d tags is asked for: %w", len(tags), copy.ErrNotFound)
+		}
+		if err != nil {
+			failed = errors.Join(failed, fmt.Errorf("list %s: %w", w.repo.Repository(), err))
+			continue
+		}
+		refs = append(refs, more...)
+	}
+	return refs, failed
+}
+
+func syncOne(cmd *cobra.Command, env *copy.Env, j syncJob, o *copy.Options) error {
+	res, err := copy.Copy(cmd.Context(), env, j.src, j.dst, o)
+	if err != nil {
+		return err
+	}
+	for _, n := range res.Notes {
+		fmt.Fprintln(os.Stderr, "note:", n)
+	}
+	_, err = fmt.Fprintln(cmd.OutOrStdout(), res.Digest, j.dst)
+	return err
+}
