@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"sync"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -21,17 +22,22 @@ const (
 	maxRequest = maxRead + 4096
 	// smallReply has room for every answer but large READs and listings.
 	smallReply = 64<<10 + 4096
+	// entryReply has room for the answer to a LOOKUP, which is longer than that to an OPEN.
+	entryReply = 256
 	// maxBackground lets that many buffered reads be under way at once; the kernel's own 12 made 90 slow readers
 	// take turns (mounts.md A5).
 	maxBackground = 256
 )
 
-// Offsets in a request as the kernel lays it out: a header of 40 bytes that has the opcode at 4, then the operation's
-// own fields (include/uapi/linux/fuse.h).
+// Offsets in a request as the kernel lays it out: a header of 40 bytes that has the opcode at 4 and the node at 16,
+// then the operation's own fields (include/uapi/linux/fuse.h).
 const (
 	headerSize    = 40
 	opcodeAt      = 4
+	nodeAt        = 16
 	readSizeAt    = headerSize + 16
+	opLookup      = 1
+	opOpen        = 14
 	opRead        = 15
 	opInit        = 26
 	opReaddir     = 28
@@ -43,13 +49,14 @@ type conn struct {
 	device  *os.File
 	fd      int
 	proto   *fuse.ProtocolServer
-	replies sync.Pool // of *[]byte with room for the largest answer
-	reads   sync.WaitGroup
+	replies sync.Pool      // of *[]byte with room for the largest answer
+	apart   sync.WaitGroup // requests that no loop waits for
 }
 
 // Serve answers the kernel on an open /dev/fuse descriptor whose mount has just been made, and returns nil when the
 // kernel has closed the connection: after unmount, or when it was aborted. It owns neither the mount nor the descriptor.
-// There is no other way to stop it: unmount.
+// There is no other way to stop it: unmount. A page of a view or an index that the disk cannot give is EIO for the one
+// request that touched it.
 func (f *FS) Serve(device *os.File) error {
 	c := &conn{device: device, fd: int(device.Fd())}
 	c.proto = fuse.NewProtocolServer(f, &fuse.MountOptions{
@@ -88,12 +95,13 @@ func (c *conn) serve() error {
 		wg.Go(func() { errs[i] = c.loop() })
 	}
 	wg.Wait()
-	c.reads.Wait()
+	c.apart.Wait()
 	return errors.Join(errs...)
 }
 
 // loop receives and answers until the connection ends.
 func (c *conn) loop() error {
+	debug.SetPanicOnFault(true)
 	in, out := make([]byte, maxRequest), make([]byte, smallReply)
 	for {
 		n, err := c.receive(in)
@@ -102,10 +110,9 @@ func (c *conn) loop() error {
 		}
 		req := in[:n]
 		switch {
-		case opcode(req) == opRead:
-			// It may wait for the network, and the loop must not.
+		case mayWait(req):
 			own := bytes.Clone(req)
-			c.reads.Go(func() { c.answerLarge(own) })
+			c.apart.Go(func() { c.answerApart(own) })
 		case payload(req) > smallReply-4096:
 			c.answerLarge(req)
 		default:
@@ -135,6 +142,16 @@ func (c *conn) receive(in []byte) (int, error) {
 	}
 }
 
+// answerApart answers a request that may wait, in a goroutine of its own.
+func (c *conn) answerApart(req []byte) {
+	debug.SetPanicOnFault(true)
+	if opcode(req) == opRead {
+		c.answerLarge(req)
+		return
+	}
+	_ = c.answer(req, make([]byte, entryReply)) // as in answerLarge
+}
+
 func (c *conn) answerLarge(req []byte) {
 	out := c.replies.Get().(*[]byte)
 	defer c.replies.Put(out)
@@ -157,6 +174,18 @@ func (c *conn) answer(req, out []byte) error {
 		return nil
 	}
 	return fmt.Errorf("write a FUSE reply: %w", err)
+}
+
+// mayWait says whether a request may wait for the network (READ), for another process that checks or fills the same
+// file (OPEN), or for index.lock (the name of a view). As many of those as there are loops must not stop all others.
+func mayWait(req []byte) bool {
+	switch opcode(req) {
+	case opRead, opOpen:
+		return true
+	case opLookup:
+		return binary.NativeEndian.Uint64(req[nodeAt:]) == viewsNode
+	}
+	return false
 }
 
 func opcode(req []byte) uint32 { return binary.NativeEndian.Uint32(req[opcodeAt:]) }
