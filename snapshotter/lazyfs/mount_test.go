@@ -181,16 +181,20 @@ func (s *setup) mount(t *testing.T, o Options) string {
 	if err := SetReadAhead(dir); err != nil {
 		t.Errorf("read-ahead: %v", err)
 	}
-	refusePoll(t, dir)
+	file := filepath.Join(dir, "d/small")
+	if o.Single == 0 {
+		file = filepath.Join(dir, "views", fmt.Sprint(s.view), "d/small")
+	}
+	refusePoll(t, file)
 	return dir
 }
 
 // refusePoll makes the kernel ask for POLL once, which we answer with ENOSYS, in a way that lets other goroutines run.
 // os.Open asks inside epoll_ctl, which holds a P: with as many of them as there are Ps, a process that reads its own
-// mount would wait for itself.
-func refusePoll(t *testing.T, dir string) {
+// mount would wait for itself. It must be a regular file: nobody polls directories.
+func refusePoll(t *testing.T, file string) {
 	t.Helper()
-	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(file, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
