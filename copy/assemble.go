@@ -22,7 +22,7 @@ func assemble(s situation, p *copyPlan, out []written) (document, error) {
 		raw, err := manifest.PublishIndex(descriptorOf(*out[0].plain), descriptorOf(*out[0].variant), out[0].platform, p.layout)
 		return made(raw, v1.MediaTypeImageIndex), err
 	case topList:
-		return list(s, p, out)
+		return list(s.list, p.images, out, p.layout)
 	}
 	return document{}, fmt.Errorf("internal: no action for the top-level manifest")
 }
@@ -34,18 +34,25 @@ func single(w written) document {
 	return *w.plain
 }
 
-// list edits the source's list: each instance keeps its entry with the new digest, and its variant follows it.
-func list(s situation, p *copyPlan, out []written) (document, error) {
+// list edits a list: each instance keeps its entry with the new digest, and its variant follows it. A Docker list
+// becomes an OCI index only where an entry is of OCI's kind now, so that deleting entries alone converts nothing.
+func list(l *manifest.List, images []imagePlan, out []written, layout manifest.Layout) (document, error) {
 	var entries []v1.Descriptor
-	for i, ip := range p.images {
-		e, err := entriesOf(ip, out[i], p.layout)
+	mediaType := l.MediaType
+	for i, ip := range images {
+		e, err := entriesOf(ip, out[i], layout)
 		if err != nil {
 			return document{}, err
 		}
+		for _, d := range e {
+			if d.MediaType != ip.desc.MediaType || out[i].variant != nil {
+				mediaType = v1.MediaTypeImageIndex
+			}
+		}
 		entries = append(entries, e...)
 	}
-	raw, err := manifest.ReplaceInstances(s.list, entries, v1.MediaTypeImageIndex)
-	return made(raw, v1.MediaTypeImageIndex), err
+	raw, err := manifest.ReplaceInstances(l, entries, mediaType)
+	return made(raw, mediaType), err
 }
 
 func entriesOf(ip imagePlan, w written, layout manifest.Layout) ([]v1.Descriptor, error) {
@@ -54,19 +61,21 @@ func entriesOf(ip imagePlan, w written, layout manifest.Layout) ([]v1.Descriptor
 		plain = plainEntry(ip, *w.plain)
 	}
 	switch {
+	case ip.skipped && ip.plain:
+		return []v1.Descriptor{ip.desc}, nil
 	case w.variant != nil:
 		variant := descriptorOf(*w.variant)
 		return manifest.PublishInstances(plain, variant, w.platform, layout)
 	case w.plain != nil:
 		return []v1.Descriptor{plain}, nil
 	}
-	return nil, nil // the plain form of an instance whose variant is listed already
+	return nil, nil // stripped, or the plain form of an instance whose variant is listed already
 }
 
 // plainEntry is the instance's entry in the source's list, with the new digest where the instance was edited.
 func plainEntry(ip imagePlan, doc document) v1.Descriptor {
 	d := ip.desc
-	if !ip.edited() {
+	if d.Digest == doc.digest {
 		return d
 	}
 	d.MediaType, d.Digest, d.Size, d.Data, d.URLs = doc.mediaType, doc.digest, int64(len(doc.raw)), nil, nil

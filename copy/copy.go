@@ -45,7 +45,7 @@ func copyFrom(ctx context.Context, env *Env, from source, dst manifest.Ref, o *O
 	_, fromStore := from.(*storeSource)
 	s.encoded = !fromStore
 	s.toStore = dst.Transport == manifest.Store
-	s.digested = dst.Digest
+	s.digested, s.strip = dst.Digest, o.Select.Strip
 	if err := checkDigested(s); err != nil {
 		return nil, err
 	}
@@ -70,12 +70,20 @@ func copyFrom(ctx context.Context, env *Env, from source, dst manifest.Ref, o *O
 	return res, errors.Join(err, to.close())
 }
 
-// checkDigested compares a digested destination with the source before a blob moves (L16).
+// checkDigested compares a digested destination with the source before a blob moves (L16, rule 20). One image of a list
+// may go under the list's digest too, where a place can find it by that: the store keeps the list beside the image. A
+// registry has under a digest only what hashes to it. It is pure.
 func checkDigested(s situation) error {
-	if s.digested == "" || s.digested == s.top.digest {
+	switch {
+	case s.digested == "" || s.digested == s.top.digest:
+		return nil
+	case s.flattened == nil || s.digested != s.flattened.digest:
+		return fmt.Errorf("the destination names %s, but the source is %s: %w", s.digested, s.top.digest, ErrPreserve)
+	case s.toStore:
 		return nil
 	}
-	return fmt.Errorf("the destination names %s, but the source is %s: %w", s.digested, s.top.digest, ErrPreserve)
+	return fmt.Errorf("the destination names the list %s, under which only the list itself can be there, and not its image %s: %w",
+		s.digested, s.top.digest, ErrPreserve)
 }
 
 // checked makes a document of bytes that a digest named.

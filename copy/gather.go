@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 
+	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/semaphore"
 
@@ -15,8 +17,32 @@ import (
 // readsAtOnce bounds the manifests of one list that are read at once.
 const readsAtOnce = 8
 
+// The limits of a list that holds lists. Digests make cycles impossible, but not a small document that names another
+// one a thousand times.
+const (
+	maxDepth     = 4       // lists above an instance
+	maxInstances = 1 << 15 // entries of all lists together
+)
+
+// gatherer reads one list with what is below it. What is listed twice is read once (L22).
+type gatherer struct {
+	src     source
+	slots   *semaphore.Weighted
+	entries atomic.Int64
+	lists   flights[entryKey, document]
+	images  flights[entryKey, instance]
+}
+
+type entryKey struct {
+	digest    digest.Digest
+	mediaType string
+}
+
 // gather reads the manifests and configs that plan needs, and nothing else.
 func gather(ctx context.Context, src source, o *Options) (situation, error) {
+	if err := o.Select.check(o.Platform); err != nil {
+		return situation{}, err
+	}
 	top, err := src.top(ctx)
 	if err != nil {
 		return situation{}, err
@@ -27,6 +53,9 @@ func gather(ctx context.Context, src source, o *Options) (situation, error) {
 		if err == nil && o.Platform != nil {
 			err = in.serves(*o.Platform)
 		}
+		if err == nil {
+			err = o.Select.single(in)
+		}
 		s.instances = []instance{in}
 		return s, err
 	}
@@ -34,25 +63,120 @@ func gather(ctx context.Context, src source, o *Options) (situation, error) {
 	if err != nil {
 		return s, fmt.Errorf("list %s: %w", top.digest, err)
 	}
+	g := &gatherer{src: src, slots: semaphore.NewWeighted(readsAtOnce)}
 	if o.Platform != nil {
-		d, err := list.Choose(*o.Platform, o.Prefer)
+		d, err := g.choose(ctx, list, o, 1)
 		if err != nil {
 			return s, fmt.Errorf("list %s: %w", top.digest, err)
 		}
-		in, err := fetchInstance(ctx, src, d)
-		s.top, s.instances, s.flattened = in.doc, []instance{in}, true
+		in, err := g.image(ctx, d)
+		s.flattened, s.top, s.instances = &top, in.doc, []instance{in}
 		return s, err
 	}
 	s.list = list
-	s.instances = make([]instance, len(list.Instances))
-	slots := semaphore.NewWeighted(readsAtOnce)
-	return s, forEach(ctx, len(list.Instances), func(ctx context.Context, i int) (err error) {
-		if err := slots.Acquire(ctx, 1); err != nil {
+	if s.instances, err = g.expand(ctx, list, 1); err != nil {
+		return s, err
+	}
+	if err := pick(s.instances, o.Select); err != nil {
+		return s, fmt.Errorf("list %s: %w", top.digest, err)
+	}
+	return s, g.load(ctx, s.instances)
+}
+
+// choose finds the one instance for a platform, in the list itself before the lists in it.
+func (g *gatherer) choose(ctx context.Context, list *manifest.List, o *Options, depth int) (v1.Descriptor, error) {
+	images, nested := *list, []v1.Descriptor(nil)
+	images.Instances = nil
+	for _, d := range list.Instances {
+		if !manifest.IsList(d.MediaType) {
+			images.Instances = append(images.Instances, d)
+		} else if p, ok := manifest.PlatformOf(d); !ok || manifest.MatchPlatform(*o.Platform, p) {
+			nested = append(nested, d)
+		}
+	}
+	best, notHere := images.Choose(*o.Platform, o.Prefer)
+	if notHere == nil || !errors.Is(notHere, manifest.ErrNotFound) {
+		return best, notHere
+	}
+	for _, d := range nested {
+		_, below, err := g.nested(ctx, d, depth)
+		if err != nil {
+			return d, err
+		}
+		if best, err = g.choose(ctx, below, o, depth+1); !errors.Is(err, manifest.ErrNotFound) {
+			return best, err
+		}
+	}
+	return best, notHere
+}
+
+// expand makes the tree of a list's entries. It reads lists, but no instance yet.
+func (g *gatherer) expand(ctx context.Context, list *manifest.List, depth int) ([]instance, error) {
+	if g.entries.Add(int64(len(list.Instances))) > maxInstances {
+		return nil, fmt.Errorf("list %s: more than %d entries in all: %w", list.Digest, maxInstances, manifest.ErrUnsupported)
+	}
+	out := make([]instance, len(list.Instances))
+	return out, forEach(ctx, len(out), func(ctx context.Context, i int) (err error) {
+		in := &out[i]
+		in.desc = list.Instances[i]
+		if !manifest.IsList(in.desc.MediaType) {
+			return nil
+		}
+		if in.doc, in.list, err = g.nested(ctx, in.desc, depth); err != nil {
 			return err
 		}
-		defer slots.Release(1)
-		s.instances[i], err = fetchInstance(ctx, src, list.Instances[i])
+		in.children, err = g.expand(ctx, in.list, depth+1)
 		return err
+	})
+}
+
+// nested reads a list that is an entry of a list with that many lists above its own entries.
+func (g *gatherer) nested(ctx context.Context, d v1.Descriptor, depth int) (document, *manifest.List, error) {
+	if depth >= maxDepth {
+		return document{}, nil, fmt.Errorf("list %s: more than %d lists in each other: %w", d.Digest, maxDepth, manifest.ErrUnsupported)
+	}
+	doc, err := g.lists.do(ctx, entryKey{d.Digest, d.MediaType}, func() (document, error) {
+		if err := g.slots.Acquire(ctx, 1); err != nil {
+			return document{}, err
+		}
+		defer g.slots.Release(1)
+		return g.src.manifest(ctx, d)
+	})
+	if err != nil {
+		return doc, nil, err
+	}
+	list, err := manifest.ParseList(doc.raw, doc.mediaType)
+	return doc, list, err
+}
+
+// load reads the instances that were not left out.
+func (g *gatherer) load(ctx context.Context, instances []instance) error {
+	return forEach(ctx, len(instances), func(ctx context.Context, i int) error {
+		in := &instances[i]
+		switch {
+		case in.skipped:
+			return nil
+		case in.list != nil:
+			return g.load(ctx, in.children)
+		}
+		loaded, err := g.image(ctx, in.desc)
+		loaded.desc = in.desc // an entry of its own, even if the image is listed twice
+		*in = loaded
+		return err
+	})
+}
+
+func (g *gatherer) image(ctx context.Context, d v1.Descriptor) (instance, error) {
+	return g.images.do(ctx, entryKey{d.Digest, d.MediaType}, func() (instance, error) {
+		if err := g.slots.Acquire(ctx, 1); err != nil {
+			return instance{}, err
+		}
+		defer g.slots.Release(1)
+		doc, err := g.src.manifest(ctx, d)
+		if err != nil {
+			return instance{}, err
+		}
+		return readInstance(ctx, g.src, d, doc)
 	})
 }
 
@@ -69,17 +193,6 @@ func (in instance) serves(p v1.Platform) error {
 
 func descriptorOf(d document) v1.Descriptor {
 	return v1.Descriptor{MediaType: d.mediaType, Digest: d.digest, Size: int64(len(d.raw))}
-}
-
-func fetchInstance(ctx context.Context, src source, d v1.Descriptor) (instance, error) {
-	if manifest.IsList(d.MediaType) {
-		return instance{}, fmt.Errorf("instance %s is itself a list, which is not supported yet: %w", d.Digest, manifest.ErrUnsupported)
-	}
-	doc, err := src.manifest(ctx, d)
-	if err != nil {
-		return instance{}, err
-	}
-	return readInstance(ctx, src, d, doc)
 }
 
 // readInstance parses a manifest and its config. What is no container image is an artifact and stays as it is.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/tocsin/tocsin/chunked/fill"
@@ -34,15 +35,20 @@ type importer struct {
 func runImport(ctx context.Context, env *Env, from source, dst manifest.Ref, s situation, p *copyPlan) (_ *Result, err error) {
 	im := &importer{env: env, from: from, slots: semaphore.NewWeighted(int64(env.jobs())), pin: "copy/" + rand.Text()}
 	defer func() { err = errors.Join(err, env.Store.Unpin(im.pin)) }()
-	records := make([]*store.Record, len(p.images))
-	err = forEach(ctx, len(p.images), func(ctx context.Context, i int) (err error) {
-		ip := p.images[i]
+	var lists []document
+	if s.top, lists, err = keptTop(s, p); err != nil {
+		return nil, err
+	}
+	images := leaves(p.images)
+	records := make([]*store.Record, len(images))
+	err = forEach(ctx, len(images), func(ctx context.Context, i int) (err error) {
+		ip := images[i]
 		if ip.image == nil {
 			im.note("%s is no container image: its manifest is kept, but not its blobs", ip.doc.digest)
 			return nil
 		}
 		records[i], err = im.image(ctx, ip)
-		if errors.Is(err, registry.ErrNoRanges) && len(p.images) > 1 {
+		if errors.Is(err, registry.ErrNoRanges) && len(images) > 1 {
 			im.leaveOut(ip, err)
 			return nil
 		}
@@ -57,7 +63,7 @@ func runImport(ctx context.Context, env *Env, from source, dst manifest.Ref, s s
 	if err != nil {
 		return nil, err
 	}
-	c := commitOf(dst, s, p, records)
+	c := commitOf(dst, s, lists, images, records)
 	if len(c.Records) == 0 {
 		return nil, errors.Join(im.left, fmt.Errorf("%s holds no container image that can be kept: %w", s.top.digest, ErrNotFound))
 	}
@@ -81,25 +87,78 @@ func (im *importer) leaveOut(ip imagePlan, why error) {
 	im.left = errors.Join(im.left, why)
 }
 
-// commitOf puts together what makes the images visible in one transaction. Images without a record are not.
-func commitOf(dst manifest.Ref, s situation, p *copyPlan, records []*store.Record) store.Commit {
+// commitOf puts together what makes the images visible in one transaction. Images without a record are not. An image
+// chosen from a list has the list beside it, so that either digest finds it (rule 53).
+func commitOf(dst manifest.Ref, s situation, lists []document, images []imagePlan, records []*store.Record) store.Commit {
 	c := store.Commit{Top: s.top.digest}
 	if dst.Tag != "" {
 		c.Name = dst.StoreName()
 	}
-	c.Manifests = append(c.Manifests, store.RawManifest{Digest: s.top.digest, MediaType: s.top.mediaType, Raw: s.top.raw})
-	for i, ip := range p.images {
-		if s.list != nil {
-			c.Manifests = append(c.Manifests, store.RawManifest{Digest: ip.doc.digest, MediaType: ip.doc.mediaType, Raw: ip.doc.raw})
+	var list digest.Digest
+	if s.list != nil {
+		list = s.top.digest
+	}
+	docs := append([]document{s.top}, lists...)
+	if s.flattened != nil {
+		list = s.flattened.digest
+		docs = append(docs, *s.flattened)
+	}
+	for i, ip := range images {
+		if ip.doc.digest != s.top.digest {
+			docs = append(docs, ip.doc)
 		}
 		if rec := records[i]; rec != nil {
-			if s.list != nil {
-				rec.List = s.top.digest
-			}
+			rec.List = list
 			c.Records = append(c.Records, *rec)
 		}
 	}
+	for _, doc := range docs {
+		c.Manifests = append(c.Manifests, store.RawManifest{Digest: doc.digest, MediaType: doc.mediaType, Raw: doc.raw})
+	}
 	return c
+}
+
+// keptTop is the top-level manifest that the store keeps, and the lists in it. Only stripped entries make one of them
+// another than the source's.
+func keptTop(s situation, p *copyPlan) (document, []document, error) {
+	out, err := unedited(p.images)
+	if err != nil {
+		return document{}, nil, err
+	}
+	var lists []document
+	for _, w := range out {
+		lists = append(lists, w.below...)
+	}
+	top, err := assemble(s, p, out)
+	return top, lists, err
+}
+
+// unedited is what a copy that takes no layer apart writes. Below are lists only, each after those that it lists.
+func unedited(images []imagePlan) ([]written, error) {
+	out := make([]written, len(images))
+	for i, ip := range images {
+		if ip.skipped || !ip.plain {
+			continue
+		}
+		doc := ip.doc
+		if ip.list != nil {
+			children, err := unedited(ip.children)
+			if err != nil {
+				return nil, err
+			}
+			if ip.changed() {
+				if doc, err = list(ip.list, ip.children, children, ""); err != nil {
+					return nil, err
+				}
+			}
+			for _, c := range children {
+				out[i].below = append(out[i].below, c.below...)
+			}
+			out[i].below = append(out[i].below, doc)
+		}
+		out[i].plain = &doc
+	}
+	return out, nil
 }
 
 // image brings one image's layers and config into the store and describes them. The layers come first, because an

@@ -9,6 +9,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/tocsin/tocsin/manifest"
 )
@@ -31,7 +32,8 @@ func Resolve(ctx context.Context, env *Env, ref manifest.Ref, o *Options) (d dig
 		if err != nil {
 			return "", fmt.Errorf("list %s: %w", top.digest, err)
 		}
-		chosen, err := list.Choose(*o.Platform, o.Prefer)
+		g := &gatherer{src: src, slots: semaphore.NewWeighted(readsAtOnce)}
+		chosen, err := g.choose(ctx, list, o, 1)
 		return chosen.Digest, err
 	}
 	in, err := readInstance(ctx, src, descriptorOf(top), top)

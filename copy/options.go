@@ -18,6 +18,8 @@ import (
 type Options struct {
 	// Platform, if not nil, chooses one instance of a list and copies it as a single image. Nil takes the whole list.
 	Platform *v1.Platform
+	// Select leaves instances of a list out. It needs Platform to be nil.
+	Select Select
 	// Prefer says which of a plain instance and its sentinel variant answers for Platform. The zero value is the
 	// plain one.
 	Prefer manifest.Prefer

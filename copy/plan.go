@@ -2,6 +2,7 @@ package copy
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -15,17 +16,21 @@ type situation struct {
 	list      *manifest.List // nil: top is a single image
 	instances []instance     // of list, in its order, or the one image
 	digested  digest.Digest  // the digest that the destination's reference asks for, or ""
-	flattened bool           // the source named a list, of which one instance is copied
+	flattened *document      // the list that the source named, of which one instance is copied
+	strip     bool           // skipped instances leave the list
 	toStore   bool
 	encoded   bool // the source has the layers as blobs; the store has only their files
 }
 
-// instance is one manifest with its place in the list.
+// instance is one entry of a list: an image, an artifact, or a list with entries of its own.
 type instance struct {
-	desc  v1.Descriptor // as the list has it; of a single image made from its manifest
-	doc   document
-	image *manifest.Image // nil: an artifact, which is copied as it is
-	blobs []v1.Descriptor // of an artifact: its config and layers
+	desc     v1.Descriptor   // as the list has it; of a single image made from its manifest
+	doc      document        // of one that is skipped, maybe nothing
+	image    *manifest.Image // nil: an artifact or list, which is copied as it is
+	blobs    []v1.Descriptor // of an artifact: its config and layers
+	list     *manifest.List  // not nil: a list in the list
+	children []instance      // of list, in its order
+	skipped  bool            // not copied
 }
 
 // topAction says what becomes of the top-level manifest.
@@ -50,19 +55,22 @@ type copyPlan struct {
 // imagePlan is what happens to one instance.
 type imagePlan struct {
 	instance
-	encode  []bool // by layer: make it anew in the asked compression
-	plain   bool   // publish the instance itself
-	variant bool   // publish a sentinel variant of it
+	encode   []bool      // by layer: make it anew in the asked compression
+	plain    bool        // the instance itself is listed; it is copied too, unless it is skipped
+	variant  bool        // publish a sentinel variant of it
+	children []imagePlan // of a list in the list
 }
 
-func (p imagePlan) edited() bool {
-	for _, e := range p.encode {
-		if e {
-			return true
-		}
-	}
-	return false
+// edited says that layers are made anew.
+func (p imagePlan) edited() bool { return slices.Contains(p.encode, true) }
+
+// changed says that the list that has this entry will have another one.
+func (p imagePlan) changed() bool {
+	return p.edited() || p.variant || !p.plain || slices.ContainsFunc(p.children, imagePlan.changed)
 }
+
+// gone says that nothing of this entry stays in the list.
+func (p imagePlan) gone() bool { return !p.plain && !p.variant }
 
 // plan decides the whole copy. It returns ErrPreserve when a digest that must stay would change, and ErrUsage when the
 // options cannot be had together, before any blob moves.
@@ -78,17 +86,15 @@ func plan(s situation, o *Options) (*copyPlan, error) {
 	if reason != "" && optional {
 		layout = "" // nobody asked for a variant by name, so keeping digests comes first (S12)
 	}
-	if s.flattened && o.Preserve {
+	if s.flattened != nil && o.Preserve {
 		return nil, fmt.Errorf("one image of a list is not the list, but %s: %w", reason, ErrPreserve)
 	}
 	p := &copyPlan{layout: layout, optional: optional}
-	served := variantPlatforms(s.instances)
-	for _, in := range s.instances {
-		ip, err := planImage(in, s, o, layout, served)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", in.doc.digest, err)
-		}
-		p.images = append(p.images, ip)
+	if p.images, err = planList(s.instances, s, o, layout); err != nil {
+		return nil, err
+	}
+	if !slices.ContainsFunc(p.images, func(ip imagePlan) bool { return !ip.gone() }) && len(p.images) > 0 {
+		return nil, fmt.Errorf("every entry would leave the list, which would create an empty image: %w", ErrUsage)
 	}
 	p.top = planTop(s, p)
 	if reason != "" && p.top != topKeep {
@@ -117,88 +123,9 @@ func layoutOf(o *Options) (l manifest.Layout, optional bool, err error) {
 	return l, false, nil
 }
 
-// variantPlatforms is the set of platforms that have a variant already, so that none gets a second one (S10).
-func variantPlatforms(instances []instance) map[string]bool {
-	served := make(map[string]bool)
-	for _, in := range instances {
-		if p, ok := manifest.VariantPlatform(in.desc); ok {
-			served[manifest.FormatPlatform(p)] = true
-		}
-	}
-	return served
-}
-
-func planImage(in instance, s situation, o *Options, layout manifest.Layout, served map[string]bool) (imagePlan, error) {
-	p := imagePlan{instance: in, plain: true}
-	if in.image == nil {
-		p.plain = layout != manifest.LayoutOnly
-		return p, nil
-	}
-	chunkable := true
-	for _, l := range in.image.Layers {
-		encode := encodeLayer(l, o.Compress, s.encoded || s.toStore)
-		p.encode = append(p.encode, encode)
-		if !encode && l.Binding != manifest.BindSentinel && !l.Provable() {
-			chunkable = false
-		}
-	}
-	if err := canEncode(in.image, p, s, o); err != nil {
-		return p, err
-	}
-	if layout == "" || in.image.Sentinel() || served[manifest.FormatPlatform(in.image.Config.Platform)] {
-		// With "only", a plain instance leaves the list when its platform has a variant already.
-		p.plain = layout != manifest.LayoutOnly || in.image.Sentinel()
-		return p, nil
-	}
-	if !chunkable {
-		return p, fmt.Errorf("a sentinel variant needs a table of contents in every layer; add --compress zstd:chunked: %w", ErrUsage)
-	}
-	p.variant = true
-	p.plain = layout != manifest.LayoutOnly
-	return p, nil
-}
-
-// encodeLayer says whether a layer has to be made anew.
-func encodeLayer(l manifest.Layer, c Compression, haveBlob bool) bool {
-	if l.Binding == manifest.BindSentinel {
-		return false
-	}
-	if !haveBlob {
-		return true
-	}
-	if c.Algorithm == "" || !manifest.IsLayer(l.MediaType) {
-		return false
-	}
-	have, err := manifest.Compression(l.MediaType)
-	if err != nil {
-		return false
-	}
-	if c.Algorithm == algoChunked {
-		return !l.Provable()
-	}
-	return have != c.Algorithm // a zstd:chunked layer is a zstd layer already
-}
-
-func canEncode(im *manifest.Image, p imagePlan, s situation, o *Options) error {
-	if !p.edited() {
-		return nil
-	}
-	if im.Sentinel() {
-		return fmt.Errorf("a sentinel variant's layers cannot be encoded anew, its digests are bound to them; copy the plain instance: %w", ErrPreserve)
-	}
-	if !s.encoded && o.Compress.Algorithm == "" {
-		return fmt.Errorf("the store keeps this image's files, not its layer blobs, so its layers must be encoded anew; say how with --compress: %w", ErrPreserve)
-	}
-	return nil
-}
-
 func planTop(s situation, p *copyPlan) topAction {
-	changed := false
-	for _, ip := range p.images {
-		changed = changed || ip.edited() || ip.variant || !ip.plain
-	}
 	switch {
-	case !changed:
+	case !slices.ContainsFunc(p.images, imagePlan.changed):
 		return topKeep
 	case s.list != nil:
 		return topList
@@ -217,4 +144,25 @@ func cannotModify(s situation, o *Options) string {
 		return "the destination names a digest"
 	}
 	return ""
+}
+
+// leaves are the images and artifacts that are copied, of all lists, each once however often it is listed (rule 13).
+func leaves(images []imagePlan) []imagePlan {
+	var out []imagePlan
+	seen := make(map[digest.Digest]bool)
+	var walk func([]imagePlan)
+	walk = func(images []imagePlan) {
+		for _, ip := range images {
+			switch {
+			case ip.skipped || seen[ip.doc.digest]:
+			case ip.list != nil:
+				walk(ip.children)
+			default:
+				seen[ip.doc.digest] = true
+				out = append(out, ip)
+			}
+		}
+	}
+	walk(images)
+	return out
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -13,11 +14,19 @@ import (
 	"github.com/tocsin/tocsin/manifest"
 )
 
-// planned is what a plan says, in short: for each instance p(lain), v(ariant), e(ncoded layers), or "-" for left out.
-func planned(p *copyPlan) []string {
+// planned is what a plan says, in short: for each instance p(lain), v(ariant), e(ncoded layers), "-" for an entry that
+// leaves, "k" for one that stays without its instance, and brackets around what is in a list in the list.
+func planned(images []imagePlan) []string {
 	var out []string
-	for _, ip := range p.images {
+	for _, ip := range images {
 		s := ""
+		if ip.skipped && ip.plain {
+			out = append(out, "k")
+			continue
+		}
+		if ip.list != nil {
+			s = "[" + strings.Join(planned(ip.children), " ") + "]"
+		}
 		if ip.plain {
 			s += "p"
 		}
@@ -46,13 +55,17 @@ func TestPlan(t *testing.T) {
 	w.copy(chunkedOne, w.layout("made")+":only", &Options{Sentinel: "only"})
 	w.copy(chunkedOne, w.layout("made")+":hidden", &Options{Sentinel: "hidden"})
 	only, hidden := w.layout("made")+":only", w.layout("made")+":hidden"
+	nested := w.nest()
+	some := Select{Platforms: []v1.Platform{plat(t, "linux/s390x")}}
+	strip := Select{Platforms: some.Platforms, Strip: true}
 	c := func(algo string) Compression { return Compression{Algorithm: algo} }
 	type place struct {
-		toStore, fromStore, flattened bool
-		digested                      digest.Digest
+		toStore, fromStore bool
+		flattened          *document
+		digested           digest.Digest
 	}
 	blobs, intoStore, outOfStore := place{}, place{toStore: true}, place{fromStore: true}
-	digested, flat := place{digested: "sha256:x"}, place{flattened: true}
+	digested, flat := place{digested: "sha256:x"}, place{flattened: &document{}}
 	tests := []struct {
 		name string
 		src  string
@@ -100,11 +113,27 @@ func TestPlan(t *testing.T) {
 		{"a variant out of the store", only, outOfStore, Options{Compress: c(algoChunked)}, 0, nil, ErrPreserve},
 		{"from store to store", single, place{fromStore: true, toStore: true}, Options{}, topKeep, []string{"p"}, nil},
 
+		{"a list in the list stays", nested, blobs, Options{}, topKeep, []string{"p", "[p p p]p", "p"}, nil},
+		{"an edit inside", nested, blobs, Options{Compress: c(algoZstd)}, topList, []string{"pe", "[pe pe p]p", "pe"}, nil},
+		{"variants inside", nested, blobs, Options{Compress: c(algoChunked)}, topList, []string{"pve", "[pve pve p]p", "pve"}, nil},
+		{"a selection keeps the list", nested, blobs, Options{Select: some}, topKeep, []string{"k", "[k p k]p", "k"}, nil},
+		{"also when digests are promised", nested, blobs, Options{Select: some, Preserve: true}, topKeep, []string{"k", "[k p k]p", "k"}, nil},
+		{"a selection strips the list", nested, blobs, Options{Select: strip}, topList, []string{"-", "[- p -]p", "-"}, nil},
+		{"strip, promised", nested, blobs, Options{Select: strip, Preserve: true}, 0, nil, ErrPreserve},
+		{"strip, digested", nested, digested, Options{Select: strip}, 0, nil, ErrPreserve},
+		{"strip into the store", nested, intoStore, Options{Select: strip}, topList, []string{"-", "[- p -]p", "-"}, nil},
+		{"the index only", multi, blobs, Options{Select: Select{IndexOnly: true}}, topKeep, []string{"k", "k", "k"}, nil},
+		{"the index only, stripped", multi, blobs, Options{Select: Select{IndexOnly: true, Strip: true}}, 0, nil, ErrUsage},
+
 		{"no such layout", single, blobs, Options{Sentinel: "middle"}, 0, nil, ErrUsage},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			s := w.situation(tt.src)
+			if err := pick(s.instances, tt.o.Select); err != nil {
+				t.Fatal(err)
+			}
+			s.strip = tt.o.Select.Strip
 			s.toStore, s.encoded, s.flattened, s.digested = tt.at.toStore, !tt.at.fromStore, tt.at.flattened, tt.at.digested
 			p, err := plan(s, &tt.o)
 			if tt.err != nil {
@@ -116,8 +145,8 @@ func TestPlan(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if p.top != tt.top || !slices.Equal(planned(p), tt.want) {
-				t.Errorf("top %d %v, want %d %v", p.top, planned(p), tt.top, tt.want)
+			if p.top != tt.top || !slices.Equal(planned(p.images), tt.want) {
+				t.Errorf("top %d %v, want %d %v", p.top, planned(p.images), tt.top, tt.want)
 			}
 		})
 	}

@@ -53,19 +53,27 @@ func (r *runner) note(format string, args ...any) {
 
 // written is what became of one instance: the descriptors for the list, and the bytes for a single image.
 type written struct {
+	below          []document // of a list in the list: what it lists, before it
 	plain, variant *document
 	platform       v1.Platform
 }
 
-func (r *runner) run(ctx context.Context, s situation, p *copyPlan) (*Result, error) {
-	out := make([]written, len(p.images))
-	err := forEach(ctx, len(p.images), func(ctx context.Context, i int) (err error) {
-		out[i], err = r.image(ctx, p.images[i], p)
-		if err != nil {
-			err = fmt.Errorf("instance %s: %w", p.images[i].doc.digest, err)
+// docs are the manifests to write, each after those that it lists.
+func docs(out []written) []document {
+	var all []document
+	for _, w := range out {
+		all = append(all, w.below...)
+		for _, doc := range []*document{w.plain, w.variant} {
+			if doc != nil {
+				all = append(all, *doc)
+			}
 		}
-		return err
-	})
+	}
+	return all
+}
+
+func (r *runner) run(ctx context.Context, s situation, p *copyPlan) (*Result, error) {
+	out, err := r.images(ctx, p.images, p)
 	if err != nil {
 		return nil, err
 	}
@@ -73,15 +81,15 @@ func (r *runner) run(ctx context.Context, s situation, p *copyPlan) (*Result, er
 	if err != nil {
 		return nil, err
 	}
-	// A list's instances go by digest before it; a single image is the top itself.
-	for _, w := range out {
-		for _, doc := range []*document{w.plain, w.variant} {
-			if doc == nil || doc.digest == top.digest {
-				continue
-			}
-			if err := r.to.putManifest(ctx, *doc); err != nil {
-				return nil, err
-			}
+	// A list's instances go by digest before it, each once; a single image is the top itself.
+	sent := map[digest.Digest]bool{top.digest: true}
+	for _, doc := range docs(out) {
+		if sent[doc.digest] {
+			continue
+		}
+		sent[doc.digest] = true
+		if err := r.to.putManifest(ctx, doc); err != nil {
+			return nil, err
 		}
 	}
 	if err := ctx.Err(); err != nil {
@@ -90,7 +98,41 @@ func (r *runner) run(ctx context.Context, s situation, p *copyPlan) (*Result, er
 	if err := r.to.commit(ctx, top); err != nil {
 		return nil, err
 	}
-	return &Result{Digest: top.digest, MediaType: top.mediaType, Instances: len(p.images), Notes: r.notes}, nil
+	return &Result{Digest: top.digest, MediaType: top.mediaType, Instances: len(leaves(p.images)), Notes: r.notes}, nil
+}
+
+// images copies the instances of one list.
+func (r *runner) images(ctx context.Context, images []imagePlan, p *copyPlan) ([]written, error) {
+	out := make([]written, len(images))
+	return out, forEach(ctx, len(images), func(ctx context.Context, i int) (err error) {
+		switch ip := images[i]; {
+		case ip.skipped:
+			return nil
+		case ip.list != nil:
+			out[i], err = r.nested(ctx, ip, p)
+		default:
+			out[i], err = r.image(ctx, ip, p)
+		}
+		if err != nil {
+			err = fmt.Errorf("instance %s: %w", images[i].desc.Digest, err)
+		}
+		return err
+	})
+}
+
+// nested copies what a list in the list names, and edits it when that changed.
+func (r *runner) nested(ctx context.Context, ip imagePlan, p *copyPlan) (written, error) {
+	out, err := r.images(ctx, ip.children, p)
+	if err != nil || !ip.plain {
+		return written{}, err
+	}
+	doc := ip.doc
+	if ip.changed() {
+		if doc, err = list(ip.list, ip.children, out, p.layout); err != nil {
+			return written{}, err
+		}
+	}
+	return written{below: docs(out), plain: &doc}, nil
 }
 
 // image copies one instance's blobs and makes its manifests. It writes no manifest.
