@@ -108,7 +108,7 @@ func mountFailed(cmd *exec.Cmd, log *os.File) error {
 	return errors.Join(errors.New("the mount's own process ended before the tree was there"), err)
 }
 
-// mount serves one view on dir until the kernel closes the connection.
+// mount serves one view on dir until the kernel closes the connection or ctx ends.
 func (a *app) mount(ctx context.Context, ref manifest.Ref, dir string, fits func(store.Record) bool) (err error) {
 	l, err := a.openLocal(a.registry(), false)
 	if err != nil {
@@ -134,10 +134,10 @@ func (a *app) mount(ctx context.Context, ref manifest.Ref, dir string, fits func
 	if err := l.store.Pin(pin, store.PinTarget{Layers: rec.Layers, Views: []uint64{view}}, store.PinOptions{Process: true}); err != nil {
 		return err
 	}
-	return a.serveView(l, view, dir)
+	return a.serveView(ctx, l, view, dir)
 }
 
-func (a *app) serveView(l *local, view uint64, dir string) error {
+func (a *app) serveView(ctx context.Context, l *local, view uint64, dir string) error {
 	root := os.Geteuid() == 0
 	open := lazyfs.MountUser
 	if root {
@@ -158,12 +158,17 @@ func (a *app) serveView(l *local, view uint64, dir string) error {
 	}
 	var st unix.Stat_t
 	if err := unix.Stat(dir, &st); err != nil {
-		return errors.Join(fmt.Errorf("look at the new mount %s: %w", dir, err), unmount(dir), <-served)
+		return errors.Join(fmt.Errorf("look at the new mount %s: %w", dir, err), unmount(dir, false), <-served)
 	}
 	if err := tellReady(); err != nil {
-		return errors.Join(err, unmount(dir), <-served)
+		return errors.Join(err, unmount(dir, false), <-served)
 	}
-	return <-served
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+		return detach(dir) // what is still open there ends with this process
+	}
 }
 
 // tellReady tells the parent, if there is one that waits.
@@ -215,6 +220,9 @@ func newUmount(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if real, err := filepath.EvalSymlinks(dir); err == nil {
+				dir = real
+			}
 			ours, err := isOurs(dir)
 			if err != nil {
 				return err
@@ -222,7 +230,7 @@ func newUmount(a *app) *cobra.Command {
 			if !ours {
 				return fmt.Errorf("%s is not a tocsin mount: %w", dir, store.ErrNotFound)
 			}
-			return unmount(dir)
+			return unmount(dir, false)
 		},
 	}
 }
@@ -230,6 +238,15 @@ func newUmount(a *app) *cobra.Command {
 // isOurs reports whether the topmost mount on dir is one of ours. It asks the mount table, because a mount whose
 // server died cannot be asked anything.
 func isOurs(dir string) (bool, error) {
+	// The table has no symbolic links in it.
+	parent, err := filepath.EvalSymlinks(filepath.Dir(dir))
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	dir = filepath.Join(parent, filepath.Base(dir))
 	mounts, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(dir))
 	if err != nil {
 		return false, fmt.Errorf("read the mount table: %w", err)
@@ -237,15 +254,24 @@ func isOurs(dir string) (bool, error) {
 	return len(mounts) > 0 && mounts[len(mounts)-1].FSType == fuseType, nil
 }
 
-// unmount takes the mount on dir away; root by itself, others through fusermount3.
-func unmount(dir string) error {
+// unmount takes the mount on dir away; root by itself, others through fusermount3. A lazy one goes out of sight at once
+// and ends with its last user.
+func unmount(dir string, lazy bool) error {
 	if os.Geteuid() == 0 {
-		if err := unix.Unmount(dir, 0); err != nil {
+		flags := 0
+		if lazy {
+			flags = unix.MNT_DETACH
+		}
+		if err := unix.Unmount(dir, flags); err != nil {
 			return fmt.Errorf("umount %s: %w", dir, err)
 		}
 		return nil
 	}
-	if out, err := exec.Command("fusermount3", "-u", "--", dir).CombinedOutput(); err != nil {
+	args := []string{"-u", "--", dir}
+	if lazy {
+		args = append([]string{"-z"}, args...)
+	}
+	if out, err := exec.Command("fusermount3", args...).CombinedOutput(); err != nil {
 		return fmt.Errorf("fusermount3 -u %s: %w: %s", dir, err, out)
 	}
 	return nil

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/tocsin/tocsin/chunked/fill"
 	"github.com/tocsin/tocsin/snapshotter"
@@ -40,6 +39,9 @@ func newServe(a *app) *cobra.Command {
 
 // gcPercent collects garbage of 2 MiB where Go's default waits for 4 MiB, which is half of what an idle daemon uses.
 const gcPercent = 50
+
+// errUnmounted: the file system went away under the daemon.
+var errUnmounted = errors.New("the daemon's mount is gone, and the files of its containers with it")
 
 // serve runs the daemon until ctx ends. It is one per store: the second finds metadata.db locked.
 func (a *app) serve(ctx context.Context) (err error) {
@@ -87,12 +89,15 @@ func (a *app) serve(ctx context.Context) (err error) {
 	if err != nil {
 		return errors.Join(err, detach(mnt), <-served)
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	go func() { cancel(<-served) }() // without its file system the daemon serves nobody
+	serving, cancel := context.WithCancelCause(ctx)
+	go func() { cancel(errors.Join(errUnmounted, <-served)) }() // without its file system the daemon serves nobody
 	collected := make(chan struct{})
-	go func() { defer close(collected); a.collect(ctx, l.store, fs) }()
+	go func() { defer close(collected); a.collect(serving, l.store, fs) }()
 	a.log.Info("serving", "address", a.config.Address, "root", l.store.Root())
-	err = snapshotter.Serve(ctx, listener, sn)
+	err = snapshotter.Serve(serving, listener, sn)
+	if err == nil && ctx.Err() == nil {
+		err = context.Cause(serving)
+	}
 	cancel(nil)
 	<-collected
 	err = errors.Join(err, detach(mnt))
@@ -152,8 +157,8 @@ func detach(dir string) error {
 		if err != nil || !ours {
 			return err
 		}
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			return fmt.Errorf("umount %s: %w", dir, err)
+		if err := unmount(dir, true); err != nil {
+			return err
 		}
 	}
 }

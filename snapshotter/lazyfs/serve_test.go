@@ -119,6 +119,7 @@ func lockFile(t *testing.T, path string) (free func()) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { f.Close() })
 	return func() { f.Close() }
 }
 
