@@ -16,6 +16,7 @@ import (
 type copyFlags struct {
 	platform, variant, compress, sentinel, digestFile, progress string
 	preserve, asJSON                                            bool
+	selection                                                   selection
 }
 
 // where adds the flags that say which image is taken and how the outcome is told.
@@ -25,11 +26,12 @@ func (c *copyFlags) where(f *pflag.FlagSet, platform, usage string) {
 	f.StringVar(&c.digestFile, "digestfile", "", "write the digest to this file too")
 	f.BoolVar(&c.asJSON, "json", false, "print one JSON object")
 	f.StringVar(&c.progress, "progress", "auto", progressUsage)
+	c.selection.flags(f, platform)
 }
 
 func (c *copyFlags) options(dst manifest.Ref) (o *copy.Options, err error) {
 	o = &copy.Options{Sentinel: c.sentinel, Preserve: c.preserve}
-	if o.Platform, err = parsePlatform(c.platform); err != nil {
+	if err := c.selection.apply(c.platform, o); err != nil {
 		return nil, err
 	}
 	if o.Compress, err = copy.ParseCompression(c.compress); err != nil {
@@ -60,7 +62,7 @@ func newCopy(a *app) *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	c.where(f, "", "copy one platform's image instead of the whole list: OS/ARCH[/VARIANT] or local")
+	c.where(f, "", "copy one platform's image instead of the whole list, or a list of several with commas: OS/ARCH[/VARIANT] or local")
 	c.encoding(f)
 	return cmd
 }

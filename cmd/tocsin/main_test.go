@@ -13,11 +13,14 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 
 	"github.com/tocsin/tocsin/integration/front"
 	"github.com/tocsin/tocsin/integration/mkimage"
+	"github.com/tocsin/tocsin/manifest"
 )
 
 // The test binary is tocsin when it is called so.
@@ -26,7 +29,8 @@ func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"tocsin": mai
 type frontKey struct{}
 
 // TestScripts runs testdata/*.txtar. Each has a registry in memory at $REGISTRY, a store at $WORK/root, and a layout
-// img with a small image x (amd64) and a bigger one y. Commands of ours: exits CODE ARGS..., which is exec with that
+// img with a small image x (of this machine's platform) and a bigger one y, and a layout multi with a list x of three
+// platforms. Commands of ours: exits CODE ARGS..., which is exec with that
 // exit code; front, which makes the registry misbehave.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -50,7 +54,29 @@ func setupScript(env *testscript.Env) error {
 	env.Setenv("TMPDIR", env.WorkDir)
 	mnt := filepath.Join(env.WorkDir, "mnt")
 	env.Defer(func() { _ = unix.Unmount(mnt, unix.MNT_DETACH) }) // not there when all went well
+	if err := writeList(filepath.Join(env.WorkDir, "multi")); err != nil {
+		return err
+	}
 	return writeImages(filepath.Join(env.WorkDir, "img"))
+}
+
+// writeList makes a layout with one list. Which platform an image is for is what the list says.
+func writeList(dir string) error {
+	var list []v1.Descriptor
+	for _, arch := range []string{"amd64", "arm64", "s390x"} {
+		d, err := mkimage.Write(context.Background(), dir, arch, []mkimage.Layer{mkimage.File("arch", []byte(arch))}, nil)
+		if err != nil {
+			return err
+		}
+		d.Annotations, d.Platform = nil, &v1.Platform{OS: "linux", Architecture: arch}
+		list = append(list, d)
+	}
+	raw := manifest.NewIndex(list)
+	top := v1.Descriptor{MediaType: v1.MediaTypeImageIndex, Digest: digest.FromBytes(raw), Size: int64(len(raw)),
+		Annotations: map[string]string{v1.AnnotationRefName: "x"}}
+	return errors.Join(
+		os.WriteFile(filepath.Join(dir, "blobs", "sha256", top.Digest.Encoded()), raw, 0o644),
+		os.WriteFile(filepath.Join(dir, "index.json"), manifest.NewIndex([]v1.Descriptor{top}), 0o644))
 }
 
 func writeImages(dir string) error {
