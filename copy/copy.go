@@ -58,6 +58,9 @@ func copyFrom(ctx context.Context, env *Env, from source, dst manifest.Ref, o *O
 	if err != nil {
 		return nil, err
 	}
+	if env.dry != nil {
+		return env.dry(ctx, from, s, p, o)
+	}
 	if s.toStore {
 		return runImport(ctx, env, from, dst, s, p)
 	}

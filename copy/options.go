@@ -1,6 +1,7 @@
 package copy
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 	"strings"
@@ -90,6 +91,8 @@ type Env struct {
 	Jobs     int              // blobs under way at once; 0: 6
 
 	bundle *bundle // of Save: where archives go
+	// dry stands in for running a plan (DryRun).
+	dry func(ctx context.Context, from source, s situation, p *copyPlan, o *Options) (*Result, error)
 }
 
 // Result is what a copy wrote.

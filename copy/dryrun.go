@@ -1,0 +1,321 @@
+package copy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/tocsin/tocsin/manifest"
+	"github.com/tocsin/tocsin/store"
+)
+
+// The things that a DryRunBlob's Action says.
+const (
+	ActionHave   = "have"   // the destination has it
+	ActionMount  = "mount"  // the registry is asked to take it from another repository of its own, and is sent it if it refuses
+	ActionCopy   = "copy"   // as it is
+	ActionEncode = "encode" // a layer made anew
+	ActionUnpack = "unpack" // a layer taken apart into the store
+)
+
+// DryRunResult is what a copy would do. Its JSON form has these fields.
+type DryRunResult struct {
+	Source, Destination string
+	Digest              digest.Digest `json:",omitempty"` // of the top-level manifest; "" when it is known only afterwards
+	Edit                string        `json:",omitempty"` // why the top-level manifest changes; "" when it stays
+	Instances           []DryRunInstance
+	Bytes               map[string]int64 // of different blobs, by Action, as the source has them
+}
+
+// DryRunInstance is one entry of the list, or the single image. Those of nested lists stand beside the others.
+type DryRunInstance struct {
+	Digest   digest.Digest
+	Platform string `json:",omitempty"`
+	Edit     string `json:",omitempty"` // why its manifest changes; "" when it stays
+	LeftOut  string `json:",omitempty"` // why it is not copied; then it has no blobs
+	Variant  string `json:",omitempty"` // the layout in which a sentinel variant is added
+	Blobs    []DryRunBlob
+}
+
+// DryRunBlob is a config, a layer, or what an artifact holds.
+type DryRunBlob struct {
+	Digest    digest.Digest
+	MediaType string
+	Size      int64
+	Action    string
+	Reason    string `json:",omitempty"` // of an encoding
+}
+
+// DryRun plans a copy and moves nothing: what it reads are manifests and configs, and what it asks the destination is
+// which blobs are there, where that can be known without writing. The errors are those that Copy would begin with.
+func DryRun(ctx context.Context, env *Env, src, dst manifest.Ref, o *Options) (*DryRunResult, error) {
+	var out *DryRunResult
+	with := *env
+	with.dry = func(ctx context.Context, from source, s situation, p *copyPlan, o *Options) (*Result, error) {
+		there, err := whatIsThere(ctx, env, from, dst, leaves(p.images))
+		if err != nil {
+			return nil, err
+		}
+		out = describePlan(s, p, o, there)
+		return &Result{}, nil
+	}
+	if _, err := Copy(ctx, &with, src, dst, o); err != nil {
+		return nil, err
+	}
+	out.Source, out.Destination = src.String(), dst.String()
+	return out, nil
+}
+
+// whatIsThere asks the destination for every blob that may have to go there. A blob that it gives no answer for would
+// be copied.
+func whatIsThere(ctx context.Context, env *Env, from source, dst manifest.Ref, images []imagePlan) (map[digest.Digest]string, error) {
+	ask, err := asker(env, from, dst)
+	if err != nil || ask == nil {
+		return nil, err
+	}
+	var mu sync.Mutex
+	there := make(map[digest.Digest]string)
+	var all []content
+	for _, ip := range images {
+		for _, d := range ip.contents() {
+			if _, ok := there[d.Digest]; !ok {
+				there[d.Digest] = ActionCopy
+				all = append(all, d)
+			}
+		}
+	}
+	slots := semaphore.NewWeighted(int64(env.jobs()))
+	return there, forEach(ctx, len(all), func(ctx context.Context, i int) error {
+		if err := slots.Acquire(ctx, 1); err != nil {
+			return err
+		}
+		defer slots.Release(1)
+		action, err := ask(ctx, all[i])
+		mu.Lock()
+		defer mu.Unlock()
+		there[all[i].Digest] = action
+		return err
+	})
+}
+
+// content is a blob of an instance.
+type content struct {
+	v1.Descriptor
+	diffID digest.Digest // of a layer whose tar counts
+}
+
+// contents are an instance's blobs: of an image the config and then the layers.
+func (p imagePlan) contents() []content {
+	var out []content
+	if p.image == nil {
+		for _, d := range p.blobs {
+			out = append(out, content{Descriptor: d})
+		}
+		return out
+	}
+	out = append(out, content{Descriptor: p.image.Manifest.Config})
+	for _, l := range p.image.Layers {
+		c := content{Descriptor: l.Descriptor}
+		if l.Binding == manifest.BindTar && p.image.Trust != manifest.TOCOnly {
+			c.diffID = l.DiffID
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+// asker is how a destination is asked for a blob, nil when it cannot be: an archive begins empty, and a dir: says
+// nothing to who does not write.
+func asker(env *Env, from source, dst manifest.Ref) (func(context.Context, content) (string, error), error) {
+	switch dst.Transport {
+	case manifest.Docker:
+		to := newDocker(env, dst)
+		if src, ok := from.(*docker); ok {
+			to.mountFrom(src)
+		}
+		return func(ctx context.Context, c content) (string, error) {
+			have, err := to.has(ctx, c.Descriptor)
+			if !have && to.from != "" {
+				return ActionMount, err
+			}
+			return haveOr(have, ActionCopy), err
+		}, nil
+	case manifest.OCI:
+		to, err := openLayout(dst)
+		if errors.Is(err, ErrNotFound) {
+			return nil, nil // it would be made
+		}
+		return func(ctx context.Context, c content) (string, error) {
+			have, err := to.has(ctx, c.Descriptor)
+			return haveOr(have, ActionCopy), err
+		}, err
+	case manifest.Store:
+		return func(_ context.Context, c content) (string, error) { return inStore(env.Store, c) }, nil
+	}
+	return nil, nil
+}
+
+// inStore finds a layer by its tar. A variant's layer is always looked at again, for the files that are missing.
+func inStore(st *store.Store, c content) (string, error) {
+	_, have := st.HasBlob(c.Digest)
+	if have || c.diffID == "" {
+		return haveOr(have, ActionCopy), nil
+	}
+	_, err := st.LayerByDiffID(c.diffID)
+	if errors.Is(err, store.ErrNotFound) {
+		return ActionCopy, nil
+	}
+	return ActionHave, err
+}
+
+func haveOr(have bool, action string) string {
+	if have {
+		return ActionHave
+	}
+	return action
+}
+
+// describePlan says what a plan does, with what the destination has. It is pure.
+func describePlan(s situation, p *copyPlan, o *Options, there map[digest.Digest]string) *DryRunResult {
+	out := &DryRunResult{Edit: topEdit(p), Bytes: make(map[string]int64), Instances: []DryRunInstance{}}
+	if out.Edit == "" {
+		out.Digest = s.top.digest
+	}
+	counted := make(map[digest.Digest]bool)
+	var walk func(images []imagePlan)
+	walk = func(images []imagePlan) {
+		for _, ip := range images {
+			if ip.list != nil && !ip.skipped {
+				walk(ip.children)
+				continue
+			}
+			in := describeInstance(s, p, ip, o, there)
+			for _, b := range in.Blobs {
+				if !counted[b.Digest] {
+					counted[b.Digest] = true
+					out.Bytes[b.Action] += b.Size
+				}
+			}
+			out.Instances = append(out.Instances, in)
+		}
+	}
+	walk(p.images)
+	return out
+}
+
+// topEdit is why the top-level manifest becomes another one, "" when it does not.
+func topEdit(p *copyPlan) string {
+	switch p.top {
+	case topWrap:
+		return "a new index names the image and its sentinel variant"
+	case topImage:
+		return "the image's own manifest changes"
+	case topList:
+		return "entries of the list change"
+	}
+	return ""
+}
+
+func describeInstance(s situation, p *copyPlan, ip imagePlan, o *Options, there map[digest.Digest]string) DryRunInstance {
+	out := DryRunInstance{Digest: ip.desc.Digest, Blobs: []DryRunBlob{}}
+	if pl, ok := manifest.PlatformOf(ip.desc); ok {
+		out.Platform = manifest.FormatPlatform(pl)
+	} else if ip.image != nil {
+		out.Platform = manifest.FormatPlatform(ip.image.Config.Platform)
+	}
+	switch {
+	case ip.skipped && ip.plain:
+		out.LeftOut = "it was not asked for; its entry stays"
+		return out
+	case ip.skipped:
+		out.LeftOut = "it was not asked for; its entry goes"
+		return out
+	case ip.gone():
+		out.LeftOut = "the list would hold sentinel variants only"
+		return out
+	}
+	if ip.edited() {
+		out.Edit = "layers are made anew"
+	}
+	if ip.variant {
+		out.Variant = string(p.layout)
+	}
+	for i, c := range ip.contents() {
+		d := c.Descriptor
+		b := DryRunBlob{Digest: d.Digest, MediaType: d.MediaType, Size: d.Size, Action: ActionCopy}
+		if action, ok := there[d.Digest]; ok {
+			b.Action = action
+		}
+		if layer := i - 1; ip.image != nil && layer >= 0 {
+			switch {
+			case ip.encode[layer]:
+				b.Action, b.Reason = ActionEncode, encodeReason(d, s, o)
+			case s.toStore && b.Action == ActionCopy:
+				b.Action = ActionUnpack
+			}
+		}
+		out.Blobs = append(out.Blobs, b)
+	}
+	return out
+}
+
+func encodeReason(d v1.Descriptor, s situation, o *Options) string {
+	to := o.Compress.Algorithm
+	if !s.encoded {
+		return "to " + to + ": the store keeps its files and not the blob"
+	}
+	have, err := manifest.Compression(d.MediaType)
+	switch {
+	case err != nil:
+		have = d.MediaType
+	case have == algoNone:
+		have = "not compressed"
+	case to == algoChunked && have == algoZstd:
+		have = "zstd without a table of contents"
+	}
+	return "to " + to + ": it is " + have
+}
+
+// String is the plan as lines for a person.
+func (r *DryRunResult) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s -> %s\n", r.Source, r.Destination)
+	if r.Edit == "" {
+		fmt.Fprintf(&b, "manifest %s stays as it is\n", r.Digest)
+	} else {
+		fmt.Fprintf(&b, "manifest changes: %s\n", r.Edit)
+	}
+	for _, in := range r.Instances {
+		fmt.Fprintf(&b, "%s %s", in.Digest, in.Platform)
+		switch {
+		case in.LeftOut != "":
+			fmt.Fprintf(&b, ": left out: %s\n", in.LeftOut)
+			continue
+		case in.Edit != "":
+			fmt.Fprintf(&b, ": changes: %s", in.Edit)
+		}
+		if in.Variant != "" {
+			fmt.Fprintf(&b, "; a sentinel variant is added (%s)", in.Variant)
+		}
+		b.WriteByte('\n')
+		for _, blob := range in.Blobs {
+			fmt.Fprintf(&b, "  %-6s %s %d", blob.Action, blob.Digest, blob.Size)
+			if blob.Reason != "" {
+				fmt.Fprintf(&b, " %s", blob.Reason)
+			}
+			b.WriteByte('\n')
+		}
+	}
+	for _, action := range []string{ActionHave, ActionMount, ActionCopy, ActionEncode, ActionUnpack} {
+		if n, ok := r.Bytes[action]; ok {
+			fmt.Fprintf(&b, "%s: %d bytes\n", action, n)
+		}
+	}
+	return b.String()
+}
