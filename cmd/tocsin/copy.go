@@ -16,7 +16,9 @@ import (
 type copyFlags struct {
 	platform, variant, compress, sentinel, digestFile, progress string
 	preserve, asJSON                                            bool
+	dryRun                                                      bool
 	selection                                                   selection
+	skopeo                                                      skopeoFlags
 }
 
 // where adds the flags that say which image is taken and how the outcome is told.
@@ -34,7 +36,11 @@ func (c *copyFlags) options(dst manifest.Ref) (o *copy.Options, err error) {
 	if err := c.selection.apply(c.platform, o); err != nil {
 		return nil, err
 	}
-	if o.Compress, err = copy.ParseCompression(c.compress); err != nil {
+	compress, err := c.skopeo.compression(c.compress)
+	if err != nil {
+		return nil, err
+	}
+	if o.Compress, err = copy.ParseCompression(compress); err != nil {
 		return nil, err
 	}
 	o.Prefer, err = preference(c.variant, dst)
@@ -58,12 +64,17 @@ func newCopy(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if c.dryRun {
+				return a.dryRun(cmd, src, dst, c)
+			}
 			return a.copy(cmd, src, dst, c)
 		},
 	}
 	f := cmd.Flags()
 	c.where(f, "", "copy one platform's image instead of the whole list, or a list of several with commas: OS/ARCH[/VARIANT] or local")
 	c.encoding(f)
+	c.skopeo.flags(f)
+	f.BoolVar(&c.dryRun, "dry-run", false, "print what would be copied, encoded and changed, and why, and change nothing")
 	return cmd
 }
 

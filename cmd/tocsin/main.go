@@ -56,7 +56,7 @@ func newRoot() *cobra.Command {
 		newLogin(a), newLogout(a), newSync(a),
 		newDigest(a), newInspect(a), newImages(a), newRemove(a),
 		newMount(a), newUmount(a), newServe(a), newGC(a), newCheck(a),
-		newVersion(), newConfig(a),
+		newVersion(), newConfig(a), newMan(),
 	)
 	strict(root)
 	return root
