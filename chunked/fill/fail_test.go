@@ -272,6 +272,25 @@ func TestDeadline(t *testing.T) {
 	})
 }
 
+// A source that hangs is given up while somebody still waits, if there is
+// another one.
+func TestHangingSource(t *testing.T) {
+	b := makeBlob(t, mixedFiles()...)
+	warm(t, b)
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, openStore(t, t.TempDir()), &Options{ReadTimeout: 20 * time.Second})
+		l := addBlob(t, p, b, &source{blob: b.bytes, before: hang})
+		if _, err := p.AddLayer(t.Context(), b.spec("b.example"), &source{blob: b.bytes}); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		checkFiles(t, l, b)
+		if d := time.Since(began); d >= 20*time.Second {
+			t.Errorf("the files took %v", d)
+		}
+	})
+}
+
 // A host that hangs has its own slots: others go on.
 func TestHangingHost(t *testing.T) {
 	a, b := makeBlob(t, mixedFiles()...), makeBlob(t, file{"f", random(8, 100_000)})

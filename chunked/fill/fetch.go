@@ -56,7 +56,14 @@ func (p *Pool) runBatch(b *batch) {
 // attempt asks the next source for the demands. Its error is about the
 // source; nil means that the demands still open are worth a try elsewhere.
 func (p *Pool) attempt(b *batch, left []*demand, tried *[]*place) error {
-	ctx, stop := p.watch(b)
+	limit := p.opt.ReadTimeout
+	if b.layer.src.left(*tried) > 1 {
+		limit /= 2 // who waits for the bytes shall still be there when the next source gives them
+	}
+	if len(*tried) > 0 {
+		b.last.Store(time.Now().UnixNano()) // another source has its own time
+	}
+	ctx, stop := p.watch(b, limit)
 	defer stop()
 	pl, conn, seen, err := b.layer.source(ctx, *tried)
 	*tried = seen
@@ -98,10 +105,10 @@ func (b *batch) idle(since time.Time) time.Duration {
 }
 
 // watch returns a context for one attempt that is cancelled with ErrTimeout
-// when no byte arrived for ReadTimeout. stop releases it.
-func (p *Pool) watch(b *batch) (ctx context.Context, stop func()) {
+// when no byte arrived for as long as limit. stop releases it.
+func (p *Pool) watch(b *batch, limit time.Duration) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(p.life.ctx)
-	began, limit := time.Now(), p.opt.ReadTimeout
+	began := time.Now()
 	var mu sync.Mutex
 	var timer *time.Timer
 	mu.Lock()

@@ -117,7 +117,7 @@ func (p *Pool) fetchTOC(ref *manifest.TOCRef, src Source) ([2][]byte, error) {
 		ranges[i] = s.Range
 	}
 	b := &batch{}
-	ctx, stop := p.watch(b)
+	ctx, stop := p.watch(b, p.opt.ReadTimeout)
 	defer stop()
 	next := 0
 	err := p.readRanges(ctx, src, ranges, b.touch, func(r manifest.Range, body io.Reader) error {

@@ -27,7 +27,8 @@ type Options struct {
 	// tables of contents may be under way beside them. 0: DefaultJobs.
 	Jobs int
 	// ReadTimeout is how long a read or a fetch may go without one byte
-	// arriving. 0: DefaultReadTimeout.
+	// arriving; a source has half of it while there is another one to ask.
+	// 0: DefaultReadTimeout.
 	ReadTimeout time.Duration
 	// MaxGap, MaxRange: see DefaultMaxGap and DefaultMaxRange, which 0 means.
 	MaxGap, MaxRange int64

@@ -65,6 +65,18 @@ func (s *sources) pick(tried []*place) *place {
 	return nil
 }
 
+// left counts the sources that pick may still give.
+func (s *sources) left(tried []*place) (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.list {
+		if !p.bad && !slices.Contains(tried, p) {
+			n++
+		}
+	}
+	return n
+}
+
 // host returns the host that pick would choose, "" if there is none.
 func (s *sources) host() string {
 	if p := s.pick(nil); p != nil {
