@@ -21,13 +21,17 @@ func Copy(ctx context.Context, env *Env, src, dst manifest.Ref, o *Options) (*Re
 	if err != nil {
 		return nil, err
 	}
-	res, err := copyFrom(ctx, env, from, dst, o)
+	judge, err := newJudged(env, from, src, o.Signatures.Look)
+	if err != nil {
+		return nil, errors.Join(err, from.close())
+	}
+	res, err := copyFrom(ctx, env, judge, dst, o)
 	if errors.Is(err, registry.ErrNoRanges) && o.Platform != nil && o.Prefer == manifest.PreferVariant {
 		// The variant was only preferred, and this place cannot serve it. The plain image comes under its own rules.
 		why := fmt.Sprintf("the plain image was taken and not its sentinel variant: %v", err)
 		plain := *o
 		plain.Prefer = manifest.PreferPlain
-		if res, err = copyFrom(ctx, env, from, dst, &plain); err == nil {
+		if res, err = copyFrom(ctx, env, judge, dst, &plain); err == nil {
 			res.Notes = append(res.Notes, why)
 		}
 	}
@@ -37,40 +41,62 @@ func Copy(ctx context.Context, env *Env, src, dst manifest.Ref, o *Options) (*Re
 	return res, nil
 }
 
-func copyFrom(ctx context.Context, env *Env, from source, dst manifest.Ref, o *Options) (*Result, error) {
-	s, err := gather(ctx, from, o)
+func copyFrom(ctx context.Context, env *Env, judge *judged, dst manifest.Ref, o *Options) (*Result, error) {
+	s, p, o, err := prepare(ctx, judge, dst, o)
 	if err != nil {
 		return nil, err
 	}
-	_, fromStore := from.(*storeSource)
-	s.encoded = !fromStore
-	s.toStore = dst.Transport == manifest.Store
-	s.digested, s.strip = dst.Digest, o.Select.Strip
-	if err := checkDigested(s); err != nil {
-		return nil, err
-	}
-	if dst.Transport == manifest.DockerArchive {
-		if o, err = intoDockerArchive(s, o); err != nil {
-			return nil, err
-		}
-	}
-	p, err := plan(s, o)
-	if err != nil {
-		return nil, err
-	}
+	from := judge.source // everything that is left to read is named by digests
 	if env.dry != nil {
 		return env.dry(ctx, from, s, p, o)
 	}
 	if s.toStore {
+		if err := p.signatures.fits(s, nil); err != nil {
+			return nil, err
+		}
 		return runImport(ctx, env, from, dst, s, p)
 	}
 	to, err := openDestination(env, dst)
 	if err != nil {
 		return nil, err
 	}
+	if err := p.signatures.fits(s, to); err != nil {
+		return nil, errors.Join(err, to.close())
+	}
 	r := newRunner(env, from, to, o)
 	res, err := r.run(ctx, s, p)
 	return res, errors.Join(err, to.close())
+}
+
+// prepare reads what a plan needs, under the policy, and makes it. The options it returns are those of this destination.
+func prepare(ctx context.Context, judge *judged, dst manifest.Ref, o *Options) (situation, *copyPlan, *Options, error) {
+	s, err := gather(ctx, judge, o)
+	if err == nil {
+		err = judge.checkBare(s)
+	}
+	if err != nil {
+		return s, nil, o, err
+	}
+	_, fromStore := judge.source.(*storeSource)
+	s.encoded = !fromStore
+	s.toStore = dst.Transport == manifest.Store
+	s.digested, s.strip = dst.Digest, o.Select.Strip
+	carry := newCarrier(judge, dst, o.Signatures)
+	s.signedList = s.list != nil && carry.signed(s.top.digest)
+	if err := checkDigested(s); err != nil {
+		return s, nil, o, err
+	}
+	if dst.Transport == manifest.DockerArchive {
+		if o, err = intoDockerArchive(s, o); err != nil {
+			return s, nil, o, err
+		}
+	}
+	p, err := plan(s, o)
+	if err == nil {
+		p.signatures = carry
+		err = carry.invalidated(p.images)
+	}
+	return s, p, o, err
 }
 
 // checkDigested compares a digested destination with the source before a blob moves (L16, rule 20). One image of a list

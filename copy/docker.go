@@ -20,10 +20,13 @@ type docker struct {
 	ref  manifest.Ref
 	repo *registry.Repo
 	from string // of a destination: another repository of the same host that has the blobs, or ""
+
+	client *registry.Client
+	trust  *Trust // says where signatures are; may be nil
 }
 
 func newDocker(env *Env, ref manifest.Ref) *docker {
-	return &docker{ref: ref, repo: env.Registry.Repo(ref.Host, ref.Repo)}
+	return &docker{ref: ref, repo: env.Registry.Repo(ref.Host, ref.Repo), client: env.Registry, trust: env.Trust}
 }
 
 // name is what the reference asks the registry for: its digest if it has one, else its tag.

@@ -67,6 +67,11 @@ func runImport(ctx context.Context, env *Env, from source, dst manifest.Ref, s s
 	if len(c.Records) == 0 {
 		return nil, errors.Join(im.left, fmt.Errorf("%s holds no container image that can be kept: %w", s.top.digest, ErrNotFound))
 	}
+	if p.signatures != nil {
+		if c.Signatures, err = p.signatures.stored(env.Store, c.Manifests); err != nil {
+			return nil, err
+		}
+	}
 	if err := env.Store.Commit(c); err != nil {
 		return nil, err
 	}

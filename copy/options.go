@@ -29,6 +29,8 @@ type Options struct {
 	// Sentinel adds a sentinel variant in that layout; "none" adds none. "" means hidden together with zstd:chunked,
 	// otherwise none.
 	Sentinel string
+	// Signatures says what becomes of signatures, and who makes new ones.
+	Signatures Signing
 	// Preserve turns the default of keeping digests into a promise: ErrPreserve rather than an edit.
 	Preserve bool
 }
@@ -89,6 +91,7 @@ type Env struct {
 	Pool     *fill.Pool       // needed for store:
 	Progress Progress         // nil: silent
 	Jobs     int              // blobs under way at once; 0: 6
+	Trust    *Trust           // nil: every image is accepted
 
 	bundle *bundle // of Save: where archives go
 	// dry stands in for running a plan (DryRun).

@@ -91,11 +91,17 @@ func (r *runner) run(ctx context.Context, s situation, p *copyPlan) (*Result, er
 		if err := r.to.putManifest(ctx, doc); err != nil {
 			return nil, err
 		}
+		if err := p.signatures.put(ctx, r.to, subject{digest: doc.digest}); err != nil {
+			return nil, err
+		}
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	if err := r.to.commit(ctx, top); err != nil {
+		return nil, err
+	}
+	if err := p.signatures.put(ctx, r.to, subject{top.digest, true}); err != nil {
 		return nil, err
 	}
 	return &Result{Digest: top.digest, MediaType: top.mediaType, Instances: len(leaves(p.images)), Notes: r.notes}, nil

@@ -28,7 +28,7 @@ store               < manifest                                      | os context
 chunked/fill        < manifest chunked store                        | os context                   | opencontainers klauspost/compress sync time
 copy/registry       < manifest                                      | os net context               | opencontainers containerd/remotes containerd/errdefs containerd/log distribution/reference docker/credentials sync time
 copy/policy         < manifest                                      |                            | opencontainers distribution/reference go-crypto x/crypto yaml
-copy                < manifest chunked chunked/fill store copy/registry | os context               | opencontainers klauspost/compress vbatts/tar-split sync
+copy                < manifest chunked chunked/fill store copy/registry copy/policy | os context               | opencontainers klauspost/compress vbatts/tar-split sync
 snapshotter/lazyfs  < manifest chunked chunked/fill store           | os net context unsafe        | go-fuse sys sync
 snapshotter         < manifest chunked chunked/fill store snapshotter/lazyfs | os net context      | opencontainers containerd containerd/errdefs containerd/log grpc bbolt sys sync
 cmd/tocsin          < all                                           | os net context               | *

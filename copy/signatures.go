@@ -1,0 +1,220 @@
+package copy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/tocsin/tocsin/copy/policy"
+	"github.com/tocsin/tocsin/manifest"
+)
+
+// Signing says what becomes of signatures. The zero value carries those that are found and makes none.
+type Signing struct {
+	// Remove leaves the source's signatures behind, those of the list and of instances. The destination keeps none.
+	Remove bool
+	// Look looks for signatures in registries also where neither the policy nor registries.d says that there are any.
+	Look bool
+	// Signers each sign every manifest that is written, and the list.
+	Signers []Signer
+	// Identity is the name that is signed; "" is the destination's.
+	Identity string
+}
+
+// Signer makes signatures of one format (see policy.NewOpenPGPSigner and policy.NewKeySigner). It is used by several
+// goroutines.
+type Signer interface {
+	Sign(policy.Claim) (policy.Signature, error)
+}
+
+// maxSignatures bounds the signatures of one manifest.
+const maxSignatures = 128
+
+// subject is the manifest or list that signatures are about, and whether it is what the reference names.
+type subject struct {
+	digest digest.Digest
+	top    bool
+}
+
+// lookFor are the formats that somebody asked to look for.
+type lookFor struct{ simple, sigstore bool }
+
+// signedSource is a source that may keep signatures beside its manifests.
+type signedSource interface {
+	// signatures are those of one manifest in their order; none is no error. They are not verified.
+	signatures(ctx context.Context, of subject, want lookFor) ([]policy.Signature, error)
+}
+
+// signedDestination is a destination that can keep signatures.
+type signedDestination interface {
+	// holds is nil if signatures of that format can be kept.
+	holds(policy.Format) error
+	// putSignatures makes these the signatures of a manifest that is there. Places that others write to at the same time
+	// only add.
+	putSignatures(ctx context.Context, of subject, sigs []policy.Signature) error
+}
+
+// carrier knows the signatures of every manifest that a copy writes: those it had, and new ones.
+type carrier struct {
+	options Signing
+	from    *judged
+	dst     manifest.Ref
+	found   map[digest.Digest][]policy.Signature // empty if they are removed
+	now     time.Time
+
+	mu   sync.Mutex
+	made map[digest.Digest][]policy.Signature
+}
+
+func newCarrier(j *judged, dst manifest.Ref, o Signing) *carrier {
+	c := &carrier{options: o, from: j, dst: dst, now: time.Now(), made: make(map[digest.Digest][]policy.Signature)}
+	if !o.Remove {
+		c.found = j.found
+	}
+	return c
+}
+
+// signed reports whether a manifest of the source has signatures that are to be kept.
+func (c *carrier) signed(d digest.Digest) bool { return len(c.found[d]) > 0 }
+
+// fits refuses what cannot be signed or kept, before a blob moves (L20, rules 23 and 57). to is nil for the store,
+// which keeps everything.
+func (c *carrier) fits(s situation, to destination) error {
+	formats := make(map[policy.Format]bool)
+	for _, d := range append(subjects(s.instances), s.top.digest) {
+		for _, sig := range c.found[d] {
+			formats[sig.Format()] = true
+		}
+	}
+	fresh, err := c.fresh(s.top.digest)
+	if err != nil {
+		return err
+	}
+	for _, sig := range fresh {
+		formats[sig.Format()] = true
+	}
+	if len(formats) == 0 || to == nil {
+		return nil
+	}
+	holder, ok := to.(signedDestination)
+	if !ok {
+		return fmt.Errorf("%s keeps no signatures; --remove-signatures copies without them: %w", c.dst, ErrUsage)
+	}
+	for f := range formats {
+		if err := holder.holds(f); err != nil {
+			return fmt.Errorf("%s signatures: %w", f, err)
+		}
+	}
+	return nil
+}
+
+// fresh signs a digest with every signer, once however often it is asked.
+func (c *carrier) fresh(d digest.Digest) ([]policy.Signature, error) {
+	if len(c.options.Signers) == 0 {
+		return nil, nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if sigs, ok := c.made[d]; ok {
+		return sigs, nil
+	}
+	claim, err := policy.NewClaim(c.dst, c.options.Identity, d, c.now)
+	if err != nil {
+		return nil, errors.Join(err, ErrUsage)
+	}
+	var out []policy.Signature
+	for _, s := range c.options.Signers {
+		sig, err := s.Sign(claim)
+		if err != nil {
+			return nil, fmt.Errorf("sign %s: %w", d, err)
+		}
+		out = append(out, sig)
+	}
+	c.made[d] = out
+	return out, nil
+}
+
+// of are all signatures of a manifest that was written, old ones first (rules 57 and 58).
+func (c *carrier) of(d digest.Digest) ([]policy.Signature, error) {
+	fresh, err := c.fresh(d)
+	return slices.Concat(c.found[d], fresh), err
+}
+
+// put gives a manifest that the destination has its signatures.
+func (c *carrier) put(ctx context.Context, to destination, of subject) error {
+	holder, ok := to.(signedDestination)
+	if c == nil || !ok {
+		return nil
+	}
+	sigs, err := c.of(of.digest)
+	if err != nil || len(sigs) == 0 && !c.options.Remove {
+		return err
+	}
+	if err := holder.putSignatures(ctx, of, sigs); err != nil {
+		return fmt.Errorf("signatures of %s: %w", of.digest, err)
+	}
+	return nil
+}
+
+// invalidated refuses a plan that would change a manifest whose signatures are kept (rules 19 and 21, L17). The list and
+// each instance are looked at alone; cannotModify knows of the list.
+func (c *carrier) invalidated(images []imagePlan) error {
+	for _, ip := range images {
+		if ip.skipped {
+			continue
+		}
+		// A variant beside an image leaves it as it is, but not the list that both are in.
+		if c.signed(ip.doc.digest) && (ip.edited() || !ip.plain || ip.list != nil && ip.changed()) {
+			return c.keeps(ip.doc.digest)
+		}
+		if err := c.invalidated(ip.children); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *carrier) keeps(d digest.Digest) error {
+	return fmt.Errorf("%s would change, but it is signed, and its signatures would no longer be valid; --remove-signatures copies without them: %w", d, ErrPreserve)
+}
+
+// subjects are the manifests and lists that are copied below the top.
+func subjects(instances []instance) (out []digest.Digest) {
+	for _, in := range instances {
+		if !in.skipped {
+			out = append(append(out, in.doc.digest), subjects(in.children)...)
+		}
+	}
+	return out
+}
+
+// anyCopied reports whether some instance of these is copied, in whichever list.
+func anyCopied(instances []instance) bool {
+	return slices.ContainsFunc(instances, func(in instance) bool {
+		switch {
+		case in.skipped:
+			return false
+		case in.list != nil:
+			return anyCopied(in.children)
+		}
+		return true
+	})
+}
+
+// parseSignatures reads kept blobs in their order.
+func parseSignatures(blobs [][]byte) ([]policy.Signature, error) {
+	var out []policy.Signature
+	for i, raw := range blobs {
+		sig, err := policy.ParseSignature(raw)
+		if err != nil {
+			return nil, fmt.Errorf("signature %d: %w", i+1, err)
+		}
+		out = append(out, sig)
+	}
+	return out, nil
+}
