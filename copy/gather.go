@@ -199,6 +199,12 @@ func descriptorOf(d document) v1.Descriptor {
 func readInstance(ctx context.Context, src source, d v1.Descriptor, doc document) (instance, error) {
 	in := instance{desc: d, doc: doc}
 	m, err := manifest.ParseManifest(doc.raw, doc.mediaType)
+	if err != nil && doc.mediaType != "" && !manifest.IsManifest(doc.mediaType) {
+		if in.blobs, err = blobsOfUnknown(doc.raw); err == nil {
+			return in, nil
+		}
+		err = fmt.Errorf("media type %.100q: %w", doc.mediaType, err)
+	}
 	if err != nil {
 		return in, fmt.Errorf("manifest %s: %w", doc.digest, err)
 	}
