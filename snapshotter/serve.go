@@ -16,7 +16,8 @@ import (
 const stopTimeout = 5 * time.Second
 
 // Serve answers containerd's snapshots API on l until ctx ends, then lets calls under
-// way finish for a few seconds and closes l. It does not close s. A nil error means
+// way finish for a few seconds, cancels and awaits the others, and closes l. It does not
+// close s, which may be closed then. A nil error means
 // that ctx ended it.
 func Serve(ctx context.Context, l net.Listener, s *Snapshotter) error {
 	server := grpc.NewServer()
