@@ -18,7 +18,7 @@ import (
 )
 
 // Unmodified copies are the same bytes wherever they went, lists and attestations included.
-func TestUnmodified(t *testing.T) {
+func TestUnmodified(t *testing.T) { // rule 1, rule 24, rule 55, L19
 	w := newWorld(t, 4)
 	single, tars := w.single()
 	for _, src := range []string{single, w.multi(algoGzip), w.multi(algoChunked)} {
@@ -57,7 +57,7 @@ func (w *world) blobOf(ref string, d v1.Descriptor) []byte {
 	return raw
 }
 
-func TestConverted(t *testing.T) {
+func TestConverted(t *testing.T) { // rule 41
 	for _, algo := range []string{algoNone, algoGzip, algoZstd, algoChunked} {
 		t.Run(algo, func(t *testing.T) {
 			w := newWorld(t, 4)
@@ -243,7 +243,7 @@ func TestOnlyMissing(t *testing.T) {
 }
 
 // A layer that instances share moves once.
-func TestSharedLayerOnce(t *testing.T) {
+func TestSharedLayerOnce(t *testing.T) { // rule 47, rule 48
 	for _, algo := range []string{algoGzip, algoChunked} {
 		w := newWorld(t, 4)
 		src := w.multi(algo)
@@ -290,7 +290,7 @@ func TestOneJob(t *testing.T) {
 }
 
 // A wrong diffID ends a pull however the layer comes, and nothing gets a name.
-func TestWrongDiffID(t *testing.T) {
+func TestWrongDiffID(t *testing.T) { // rule 17
 	for _, algo := range []string{algoGzip, algoChunked} {
 		w := newWorld(t, 4)
 		b := w.build("src")
@@ -324,7 +324,7 @@ func TestWrongDiffID(t *testing.T) {
 	}
 }
 
-func TestDigestedDestination(t *testing.T) {
+func TestDigestedDestination(t *testing.T) { // L16, rule 20
 	w := newWorld(t, 2)
 	src, _ := w.single()
 	d := digest.FromBytes(w.raw(src))
@@ -339,7 +339,7 @@ func TestDigestedDestination(t *testing.T) {
 	}
 }
 
-func TestCancelled(t *testing.T) {
+func TestCancelled(t *testing.T) { // rule 56
 	for _, dst := range []string{"docker", "layout", "store"} {
 		w := newWorld(t, 2)
 		src, _ := w.single()

@@ -158,7 +158,7 @@ func TestFaults(t *testing.T) {
 }
 
 // A flipped bit anywhere in a blob is an error or does not matter, for every way a layer can be read.
-func TestFlippedBits(t *testing.T) {
+func TestFlippedBits(t *testing.T) { // rule 16, rule 17
 	content := tarOf(t, file{"a", []byte("some text, some text, some text\n")}, file{"b", noise(3, 600)})
 	for _, way := range []struct{ algo, sentinel string }{
 		{algoGzip, ""}, {algoZstd, ""}, {algoNone, ""}, {algoChunked, sentinelNone}, {algoChunked, "only"},

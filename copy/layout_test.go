@@ -50,7 +50,7 @@ func TestFindEntry(t *testing.T) {
 	}
 }
 
-// L24: a name moves, an unnamed entry is replaced, the same digest may have several names.
+// L24, rule 51: a name moves, an unnamed entry is replaced, the same digest may have several names.
 func TestNameEntry(t *testing.T) {
 	show := func(entries []v1.Descriptor) (s string) {
 		for _, e := range entries {

@@ -139,7 +139,7 @@ func TestNestedEdited(t *testing.T) {
 }
 
 // One platform is found in a list in the list, by the list alone too.
-func TestChooseNested(t *testing.T) {
+func TestChooseNested(t *testing.T) { // rule 4, rule 5
 	w := newWorld(t, 4)
 	src := w.nest()
 	arm := plat(t, "linux/arm64")

@@ -44,7 +44,7 @@ func planned(images []imagePlan) []string {
 	return out
 }
 
-func TestPlan(t *testing.T) {
+func TestPlan(t *testing.T) { // rule 8, rule 19, rule 21, L17
 	w := newWorld(t, 4)
 	single, tars := w.single()
 	multi := w.multi(algoGzip)
@@ -152,7 +152,7 @@ func TestPlan(t *testing.T) {
 	}
 }
 
-func TestEncodeLayer(t *testing.T) {
+func TestEncodeLayer(t *testing.T) { // rule 41
 	toc := &manifest.TOCRef{TarSplit: manifest.Range{Off: 1, Len: 1}}
 	layer := func(mediaType string, toc *manifest.TOCRef, b manifest.Binding) manifest.Layer {
 		return manifest.Layer{Descriptor: v1.Descriptor{MediaType: mediaType}, TOC: toc, Binding: b}
@@ -224,7 +224,7 @@ func TestParseCompression(t *testing.T) {
 	}
 }
 
-func TestSniff(t *testing.T) {
+func TestSniff(t *testing.T) { // rule 43
 	for head, want := range map[string]string{
 		"": algoNone, "\x1f": algoNone, "\x1f\x8b": algoGzip, "\x28\xb5\x2f\xfd": algoZstd,
 		"\x50\x2a\x4d\x18": algoZstd, "\x5f\x2a\x4d\x18": algoZstd, "\x60\x2a\x4d\x18": algoNone, "etc/": algoNone,

@@ -39,7 +39,7 @@ func instance(t testing.TB, i int, note string) v1.Descriptor {
 	return d
 }
 
-func TestChoose(t *testing.T) {
+func TestChoose(t *testing.T) { // L8, L9, rule 4
 	hidden := []string{"linux/amd64 zstd", "unknown/unknown zstd sentinel serves=linux/amd64", "linux/arm64", "unknown/unknown"}
 	upstream := []string{"linux/amd64 zstd", "linux/amd64 zstd sentinel"}
 	only := []string{"linux/amd64 zstd sentinel", "linux/arm64 zstd sentinel"}
@@ -109,7 +109,7 @@ func TestChooseOSVersion(t *testing.T) {
 	}
 }
 
-func TestChooseErrorListsPlatforms(t *testing.T) {
+func TestChooseErrorListsPlatforms(t *testing.T) { // rule 5
 	l := &List{Digest: someDigest, Instances: []v1.Descriptor{
 		instance(t, 0, "linux/amd64"), instance(t, 1, "unknown/unknown sentinel serves=linux/amd64"), instance(t, 2, "unknown/unknown"),
 	}}

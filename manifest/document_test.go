@@ -18,7 +18,7 @@ const (
 		someDigest + `","size":3,"platform":{"os":"linux","architecture":"amd64"}}]}`
 )
 
-func TestGuessMediaType(t *testing.T) {
+func TestGuessMediaType(t *testing.T) { // L6
 	for in, want := range map[string]string{
 		ociManifest: v1.MediaTypeImageManifest,
 		ociIndex:    v1.MediaTypeImageIndex,
@@ -69,7 +69,7 @@ func replace(in, old, new string) string {
 	return out
 }
 
-func TestParseManifestRefuses(t *testing.T) {
+func TestParseManifestRefuses(t *testing.T) { // L4
 	for name, tt := range map[string]struct {
 		raw, mediaType string
 		want           error
@@ -116,7 +116,7 @@ func TestParseManifestRefuses(t *testing.T) {
 	}
 }
 
-func TestParseList(t *testing.T) {
+func TestParseList(t *testing.T) { // L4
 	l, err := ParseList([]byte(ociIndex), "")
 	if err != nil {
 		t.Fatal(err)

@@ -11,7 +11,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-func TestReplaceLayersNothing(t *testing.T) {
+func TestReplaceLayersNothing(t *testing.T) { // rule 24
 	for _, mediaType := range []string{v1.MediaTypeImageManifest, DockerManifest} {
 		raw := manifestOf(mediaType, prettyConfig(tarDigest(0), tarDigest(1)), chunkedLayer(0), gzipLayer())
 		m := mustManifest(t, raw)
@@ -86,7 +86,7 @@ func TestReplaceLayersOfOtherNumber(t *testing.T) {
 	}
 }
 
-func TestReplaceLayersConverts(t *testing.T) {
+func TestReplaceLayersConverts(t *testing.T) { // rule 33
 	docker := mustManifest(t, manifestOf(DockerManifest, "{}", v1.Descriptor{MediaType: dockerLayerGzip, Digest: someDigest, Size: 3}))
 	got, err := ReplaceLayers(docker, docker.Config, docker.Layers, v1.MediaTypeImageManifest)
 	if err != nil {
@@ -152,7 +152,7 @@ func mustList(t testing.TB, raw string) *List {
 	return l
 }
 
-func TestReplaceInstances(t *testing.T) {
+func TestReplaceInstances(t *testing.T) { // L3, L19
 	l := mustList(t, prettyIndex)
 	edit := func(change func(in []v1.Descriptor) []v1.Descriptor) string {
 		t.Helper()
@@ -191,7 +191,7 @@ func TestReplaceInstances(t *testing.T) {
 	}
 }
 
-func TestReplaceInstancesConverts(t *testing.T) {
+func TestReplaceInstancesConverts(t *testing.T) { // L5, rule 33
 	l := mustList(t, prettyIndex)
 	got, err := ReplaceInstances(l, l.Instances, DockerList)
 	if err != nil {

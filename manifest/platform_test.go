@@ -41,7 +41,7 @@ func TestParsePlatform(t *testing.T) {
 	}
 }
 
-func TestWantedVariants(t *testing.T) {
+func TestWantedVariants(t *testing.T) { // L7
 	for in, want := range map[string][]string{
 		"linux/arm/v6":    {"v6", "v5", ""},
 		"linux/arm":       {"", "v8", "v7", "v6", "v5"},

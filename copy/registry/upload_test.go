@@ -182,7 +182,7 @@ func TestMount(t *testing.T) {
 	}
 }
 
-func TestPutManifest(t *testing.T) {
+func TestPutManifest(t *testing.T) { // rule 30
 	ctx := context.Background()
 	raw := []byte(`{"schemaVersion":2}`)
 	own := digest.FromBytes(raw).String()
