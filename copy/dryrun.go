@@ -187,26 +187,36 @@ func describePlan(s situation, p *copyPlan, o *Options, there map[digest.Digest]
 	if out.Edit == "" {
 		out.Digest = s.top.digest
 	}
+	d := describer{s: s, layout: p.layout, to: o.Compress.Algorithm, there: there}
+	d.walk(p.images, out)
 	counted := make(map[digest.Digest]bool)
-	var walk func(images []imagePlan)
-	walk = func(images []imagePlan) {
-		for _, ip := range images {
-			if ip.list != nil && !ip.skipped {
-				walk(ip.children)
-				continue
+	for _, in := range out.Instances {
+		for _, b := range in.Blobs {
+			if !counted[b.Digest] {
+				counted[b.Digest] = true
+				out.Bytes[b.Action] += b.Size
 			}
-			in := describeInstance(s, p, ip, o, there)
-			for _, b := range in.Blobs {
-				if !counted[b.Digest] {
-					counted[b.Digest] = true
-					out.Bytes[b.Action] += b.Size
-				}
-			}
-			out.Instances = append(out.Instances, in)
 		}
 	}
-	walk(p.images)
 	return out
+}
+
+// describer is what all instances of a plan have in common.
+type describer struct {
+	s      situation
+	layout manifest.Layout
+	to     string // what layers are encoded to
+	there  map[digest.Digest]string
+}
+
+func (d describer) walk(images []imagePlan, out *DryRunResult) {
+	for _, ip := range images {
+		if ip.list != nil && !ip.skipped {
+			d.walk(ip.children, out)
+			continue
+		}
+		out.Instances = append(out.Instances, d.instance(ip))
+	}
 }
 
 // topEdit is why the top-level manifest becomes another one, "" when it does not.
@@ -222,64 +232,66 @@ func topEdit(p *copyPlan) string {
 	return ""
 }
 
-func describeInstance(s situation, p *copyPlan, ip imagePlan, o *Options, there map[digest.Digest]string) DryRunInstance {
-	out := DryRunInstance{Digest: ip.desc.Digest, Blobs: []DryRunBlob{}}
+func (d describer) instance(ip imagePlan) DryRunInstance {
+	out := DryRunInstance{Digest: ip.desc.Digest, LeftOut: leftOut(ip), Blobs: []DryRunBlob{}}
 	if pl, ok := manifest.PlatformOf(ip.desc); ok {
 		out.Platform = manifest.FormatPlatform(pl)
 	} else if ip.image != nil {
 		out.Platform = manifest.FormatPlatform(ip.image.Config.Platform)
 	}
-	switch {
-	case ip.skipped && ip.plain:
-		out.LeftOut = "it was not asked for; its entry stays"
-		return out
-	case ip.skipped:
-		out.LeftOut = "it was not asked for; its entry goes"
-		return out
-	case ip.gone():
-		out.LeftOut = "the list would hold sentinel variants only"
+	if out.LeftOut != "" {
 		return out
 	}
 	if ip.edited() {
 		out.Edit = "layers are made anew"
 	}
 	if ip.variant {
-		out.Variant = string(p.layout)
+		out.Variant = string(d.layout)
 	}
 	for i, c := range ip.contents() {
-		d := c.Descriptor
-		b := DryRunBlob{Digest: d.Digest, MediaType: d.MediaType, Size: d.Size, Action: ActionCopy}
-		if action, ok := there[d.Digest]; ok {
+		b := DryRunBlob{Digest: c.Digest, MediaType: c.MediaType, Size: c.Size, Action: ActionCopy}
+		if action, ok := d.there[c.Digest]; ok {
 			b.Action = action
 		}
-		if layer := i - 1; ip.image != nil && layer >= 0 {
-			switch {
-			case ip.encode[layer]:
-				b.Action, b.Reason = ActionEncode, encodeReason(d, s, o)
-			case s.toStore && b.Action == ActionCopy:
-				b.Action = ActionUnpack
-			}
+		layer := ip.image != nil && i > 0
+		switch {
+		case layer && ip.encode[i-1]:
+			b.Action, b.Reason = ActionEncode, d.encodeReason(c.MediaType)
+		case layer && d.s.toStore && b.Action == ActionCopy:
+			b.Action = ActionUnpack
 		}
 		out.Blobs = append(out.Blobs, b)
 	}
 	return out
 }
 
-func encodeReason(d v1.Descriptor, s situation, o *Options) string {
-	to := o.Compress.Algorithm
-	if !s.encoded {
-		return "to " + to + ": the store keeps its files and not the blob"
+// leftOut is why an instance is not copied, "" when it is.
+func leftOut(ip imagePlan) string {
+	switch {
+	case ip.skipped && ip.plain:
+		return "it was not asked for; its entry stays"
+	case ip.skipped:
+		return "it was not asked for; its entry goes"
+	case ip.gone():
+		return "the list would hold sentinel variants only"
 	}
-	have, err := manifest.Compression(d.MediaType)
+	return ""
+}
+
+func (d describer) encodeReason(mediaType string) string {
+	if !d.s.encoded {
+		return "to " + d.to + ": the store keeps its files and not the blob"
+	}
+	have, err := manifest.Compression(mediaType)
 	switch {
 	case err != nil:
-		have = d.MediaType
+		have = mediaType
 	case have == algoNone:
 		have = "not compressed"
-	case to == algoChunked && have == algoZstd:
+	case d.to == algoChunked && have == algoZstd:
 		have = "zstd without a table of contents"
 	}
-	return "to " + to + ": it is " + have
+	return "to " + d.to + ": it is " + have
 }
 
 // String is the plan as lines for a person.

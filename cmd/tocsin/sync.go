@@ -99,7 +99,7 @@ func (a *app) syncClient(registries map[string]syncRegistry) (*registry.Client, 
 	return registry.New(o), nil
 }
 
-func (a *app) sync(cmd *cobra.Command, registries map[string]syncRegistry, to syncTo, c syncFlags) error {
+func (a *app) sync(cmd *cobra.Command, registries map[string]syncRegistry, to syncTo, c syncFlags) (err error) {
 	o, err := c.options(manifest.Ref{})
 	if err != nil {
 		return err
@@ -124,7 +124,12 @@ func (a *app) sync(cmd *cobra.Command, registries map[string]syncRegistry, to sy
 	if err != nil {
 		return err
 	}
-	env := &copy.Env{Registry: client, Progress: bars, Jobs: a.config.Jobs}
+	env, done, err := a.env(bars)
+	if err != nil {
+		return err
+	}
+	defer closing(&err, done)
+	env.Registry = client
 	for _, j := range jobs {
 		if c.dryRun {
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s -> %s\n", j.src, j.dst)
