@@ -259,7 +259,11 @@ func (p *Partial) ReadAt(b []byte, off int64) (int, error) { return p.f.ReadAt(b
 // means the object is there, whoever completed it. ErrDigestMismatch: the chunks are right and the whole is not, so
 // the TOC contradicts itself; the partial object is removed as soon as nobody fills it. ErrCorrupt: chunks are no
 // longer what was written; they are missing again. p stays readable until Close.
-func (p *Partial) Finish() error {
+func (p *Partial) Finish() error { return p.FinishContext(context.Background()) }
+
+// FinishContext is Finish that stops hashing when ctx ends, and returns its cause: a sparse file of a terabyte takes a
+// quarter of an hour. What is there stays, and the next Finish hashes it again.
+func (p *Partial) FinishContext(ctx context.Context) error {
 	p.finish.Lock()
 	defer p.finish.Unlock()
 	if p.done || p.s.HasObject(p.key.Digest, p.key.Size) {
@@ -268,7 +272,7 @@ func (p *Partial) Finish() error {
 	if n := p.Missing(); n > 0 {
 		return fmt.Errorf("finish object %s: %w: %d of %d chunks are missing", p.key.Digest, ErrConflict, n, p.n)
 	}
-	err := p.verifyWhole()
+	err := p.verifyWhole(ctx)
 	if errors.Is(err, ErrDigestMismatch) {
 		if rerr := p.unmarkRot(); rerr != nil {
 			err = rerr
@@ -286,9 +290,10 @@ func (p *Partial) Finish() error {
 	return p.dropName()
 }
 
-func (p *Partial) verifyWhole() error {
+func (p *Partial) verifyWhole(ctx context.Context) error {
 	v := p.key.Digest.Verifier()
-	n, err := io.CopyBuffer(v, onlyReader{io.NewSectionReader(p.f, 0, p.key.Size+1)}, make([]byte, copyBuffer))
+	r := &untilDone{ctx, io.NewSectionReader(p.f, 0, p.key.Size+1)}
+	n, err := io.CopyBuffer(v, r, make([]byte, copyBuffer))
 	if err != nil {
 		return err
 	}
@@ -296,6 +301,19 @@ func (p *Partial) verifyWhole() error {
 		return fmt.Errorf("%w: %d bytes, want %d", ErrDigestMismatch, n, p.key.Size)
 	}
 	return nil
+}
+
+// untilDone reads r until ctx ends.
+type untilDone struct {
+	ctx context.Context //nolint:containedctx // lives for one call
+	r   io.Reader
+}
+
+func (u *untilDone) Read(b []byte) (int, error) {
+	if err := context.Cause(u.ctx); err != nil {
+		return 0, err
+	}
+	return u.r.Read(b)
 }
 
 // unmarkRot looks for chunks that are not what their digests say and makes them missing again. Nil: there are none.

@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -285,4 +286,25 @@ func FuzzChunkMap(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Hashing that is broken off costs nothing but the hashing.
+func TestFinishBrokenOff(t *testing.T) {
+	s := newStore(t)
+	f := newTestFile(5)
+	p := f.open(t, s)
+	for i := range f.n {
+		f.fill(t, p, i)
+	}
+	why := errors.New("shutting down")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(why)
+	wantIs(t, p.FinishContext(ctx), why)
+	if p.Missing() != 0 || s.HasObject(f.key().Digest, f.key().Size) {
+		t.Errorf("%d chunks are missing after it was broken off", p.Missing())
+	}
+	ok(t, p.Finish())
+	if !s.HasObject(f.key().Digest, f.key().Size) {
+		t.Error("not complete")
+	}
 }

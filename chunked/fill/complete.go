@@ -28,7 +28,7 @@ func (o *object) completeIfFull() {
 	case *memory:
 		ok = p.write.add(&pending{o: o, fin: fin, data: b.data})
 	case *store.Partial:
-		ok = p.life.spawn(func() { o.finished(fin, b.Finish()) })
+		ok = p.life.spawn(func() { o.finished(fin, b.FinishContext(p.life.ctx)) })
 	}
 	if !ok {
 		fin.err = ErrClosed
