@@ -45,7 +45,7 @@ func list(l *manifest.List, images []imagePlan, out []written, layout manifest.L
 			return document{}, err
 		}
 		for _, d := range e {
-			if d.MediaType != ip.desc.MediaType || out[i].variant != nil {
+			if ip.edited() || out[i].variant != nil || d.MediaType != ip.desc.MediaType {
 				mediaType = v1.MediaTypeImageIndex
 			}
 		}

@@ -236,6 +236,10 @@ func TestDockerList(t *testing.T) {
 	if res := w.copy(src, w.docker("a:1"), &Options{Select: strip}); res.MediaType != manifest.DockerList {
 		t.Error(res.MediaType)
 	}
+	one := Select{Platforms: strip.Platforms}
+	if res := w.copy(src, w.docker("a:3"), &Options{Select: one, Compress: Compression{Algorithm: algoZstd}}); res.MediaType != v1.MediaTypeImageIndex {
+		t.Error(res.MediaType)
+	}
 	res := w.copy(src, w.docker("a:2"), &Options{Compress: Compression{Algorithm: algoChunked}})
 	if l := w.listOf(w.docker("a:2")); res.MediaType != v1.MediaTypeImageIndex || len(l) != 4 {
 		t.Errorf("%s with %d entries", res.MediaType, len(l))
