@@ -7,11 +7,13 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
 
@@ -170,6 +172,44 @@ func partialOf(t *testing.T, root string) (path string) {
 		t.Fatalf("no partial object: %v", err)
 	}
 	return path
+}
+
+// A listing in pieces of a few names is the listing, from whatever offset it goes on.
+func TestListingInPieces(t *testing.T) {
+	s := newSetup(t)
+	k := s.connect(t, Options{Single: s.view})
+	dir := k.lookup(rootNode, "many")
+	for _, op := range []uint32{opReaddir, opReaddirplus} {
+		var names []string
+		in := make([]byte, 40)
+		binary.NativeEndian.PutUint32(in[16:], 700)
+		for {
+			errno, out := k.ask(op, dir, in)
+			entries, err := fuse.ParseDirEntries(out)
+			if op == opReaddirplus {
+				entries, _, err = fuse.ParseDirLookupEntries(out)
+			}
+			if errno != 0 || err != nil || len(out) > 700 {
+				t.Fatalf("opcode %d: %v, %v, %d bytes", op, errno, err, len(out))
+			}
+			if len(entries) == 0 {
+				break
+			}
+			for _, e := range entries[:1+len(entries)/2] { // as if the last ones were lost
+				names = append(names, e.Name)
+				binary.NativeEndian.PutUint64(in[8:], e.Off)
+			}
+		}
+		if len(names) != 2002 || names[0] != "." || names[1] != ".." || names[2] != "f0000" || names[2001] != "f1999" || !slices.IsSorted(names) {
+			t.Errorf("opcode %d: %d names", op, len(names))
+		}
+		for _, beyond := range []uint64{2003, 1 << 32, 1<<64 - 1} {
+			binary.NativeEndian.PutUint64(in[8:], beyond)
+			if errno, out := k.ask(op, dir, in); errno != 0 || len(out) != 0 {
+				t.Errorf("opcode %d at %d: %v, %d bytes", op, beyond, errno, len(out))
+			}
+		}
+	}
 }
 
 // A page that the disk does not give, as that of a file cut short, is an error of one request and not the end of
