@@ -25,8 +25,9 @@ type app struct {
 		root, config, hostsDir       string
 		insecure, plainHTTP, verbose bool
 	}
-	config config
-	log    *slog.Logger
+	config       config
+	log          *slog.Logger
+	saidNoPolicy bool
 }
 
 // load reads the configuration and lays flags and environment over it.

@@ -22,6 +22,7 @@ func (c *copyFlags) encoding(f *pflag.FlagSet) {
 	f.StringVar(&c.compress, "compress", "", "encode layers: gzip, zstd, zstd:chunked or none, with :LEVEL")
 	f.StringVar(&c.sentinel, "sentinel", "", "publish a sentinel variant: none, hidden, upstream or only (default hidden with --compress zstd:chunked)")
 	f.BoolVar(&c.preserve, "preserve-digests", false, "fail rather than change a digest")
+	c.signatures.made(f)
 }
 
 func newPush(a *app) *cobra.Command {
@@ -226,6 +227,9 @@ func (a *app) save(cmd *cobra.Command, to copy.Saved, refs []manifest.Ref, c cop
 		return err
 	}
 	defer closing(&err, done)
+	if err := a.trust(env, c.trust, refs...); err != nil {
+		return err
+	}
 	results, err := copy.Save(cmd.Context(), env, to, refs, o)
 	bars.wait()
 	if err != nil {

@@ -18,6 +18,8 @@ type copyFlags struct {
 	preserve, asJSON                                            bool
 	dryRun                                                      bool
 	selection                                                   selection
+	trust                                                       trustFlags
+	signatures                                                  signatureFlags
 	skopeo                                                      skopeoFlags
 }
 
@@ -29,6 +31,8 @@ func (c *copyFlags) where(f *pflag.FlagSet, platform, usage string) {
 	f.BoolVar(&c.asJSON, "json", false, "print one JSON object")
 	f.StringVar(&c.progress, "progress", "auto", progressUsage)
 	c.selection.flags(f, platform)
+	c.trust.flags(f)
+	c.signatures.carried(f)
 }
 
 func (c *copyFlags) options(dst manifest.Ref) (o *copy.Options, err error) {
@@ -41,6 +45,9 @@ func (c *copyFlags) options(dst manifest.Ref) (o *copy.Options, err error) {
 		return nil, err
 	}
 	if o.Compress, err = copy.ParseCompression(compress); err != nil {
+		return nil, err
+	}
+	if o.Signatures, err = c.signatures.signing(); err != nil {
 		return nil, err
 	}
 	o.Prefer, err = preference(c.variant, dst)
@@ -114,6 +121,9 @@ func (a *app) copy(cmd *cobra.Command, src, dst manifest.Ref, c copyFlags) (err 
 		return err
 	}
 	defer closing(&err, done)
+	if err := a.trust(env, c.trust, src); err != nil {
+		return err
+	}
 	res, err := copy.Copy(cmd.Context(), env, src, dst, o)
 	bars.wait()
 	if err != nil {

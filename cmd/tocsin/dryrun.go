@@ -21,6 +21,9 @@ func (a *app) dryRun(cmd *cobra.Command, src, dst manifest.Ref, c copyFlags) (er
 		return err
 	}
 	defer closing(&err, done)
+	if err := a.trust(env, c.trust, src); err != nil {
+		return err
+	}
 	plan, err := copy.DryRun(cmd.Context(), env, src, dst, o)
 	if err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"github.com/tocsin/tocsin/chunked"
 	"github.com/tocsin/tocsin/chunked/fill"
 	"github.com/tocsin/tocsin/copy"
+	"github.com/tocsin/tocsin/copy/policy"
 	"github.com/tocsin/tocsin/copy/registry"
 	"github.com/tocsin/tocsin/manifest"
 	"github.com/tocsin/tocsin/store"
@@ -45,6 +46,9 @@ func failures() []failure {
 	return []failure{
 		{errUsage, exitUsage, "see tocsin COMMAND --help"},
 		{copy.ErrUsage, exitUsage, ""},
+		{policy.ErrRejected, exitVerify, "tocsin verify says what the policy thinks of each image, and how many signatures it found"},
+		{policy.ErrBadSignature, exitVerify, ""},
+		{policy.ErrNoKey, exitUsage, ""},
 		{manifest.ErrDigestMismatch, exitVerify, "the bytes are not the ones that were named; nothing of them was kept"},
 		{chunked.ErrDigestMismatch, exitVerify, "the bytes are not the ones that were named; nothing of them was kept"},
 		{copy.ErrDiffID, exitVerify, "the layer is not the one that the image's configuration describes; do not run this image"},

@@ -54,7 +54,7 @@ func newRoot() *cobra.Command {
 	root.AddCommand(
 		newCopy(a), newPull(a), newPush(a), newSave(a), newLoad(a), newTag(a), newTags(a), newManifest(a),
 		newLogin(a), newLogout(a), newSync(a),
-		newDigest(a), newInspect(a), newImages(a), newRemove(a),
+		newDigest(a), newInspect(a), newVerify(a), newImages(a), newRemove(a),
 		newMount(a), newUmount(a), newServe(a), newGC(a), newCheck(a),
 		newVersion(), newConfig(a), newMan(),
 	)

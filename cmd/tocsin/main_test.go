@@ -37,7 +37,7 @@ func TestScripts(t *testing.T) {
 		Dir:   "testdata",
 		Setup: setupScript,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "front": misbehave,
+			"exits": exits, "front": misbehave, "keys": writeKeys,
 		},
 		Condition: condition,
 	})

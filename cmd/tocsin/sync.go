@@ -53,6 +53,8 @@ func newSync(a *app) *cobra.Command {
 	f.BoolVar(&c.keepGoing, "keep-going", false, "go on with the other images when one fails, and fail at the end")
 	f.BoolVar(&c.scoped, "scoped", false, "keep the registry and whole repository in the names at DEST")
 	f.StringVar(&c.progress, "progress", "auto", progressUsage)
+	c.trust.flags(f)
+	c.signatures.carried(f)
 	c.variant = "plain"
 	return cmd
 }
@@ -130,6 +132,9 @@ func (a *app) sync(cmd *cobra.Command, registries map[string]syncRegistry, to sy
 	}
 	defer closing(&err, done)
 	env.Registry = client
+	if err := a.trust(env, c.trust, refs...); err != nil {
+		return err
+	}
 	for _, j := range jobs {
 		if c.dryRun {
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s -> %s\n", j.src, j.dst)
