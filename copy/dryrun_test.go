@@ -88,3 +88,26 @@ func TestDescribeLeftOut(t *testing.T) {
 		}
 	}
 }
+
+// rule 23: what a copy refuses because of signatures, its plan refuses too.
+func TestDryRunOfSigned(t *testing.T) {
+	w := newWorld(t, 4)
+	k := newKeys(t)
+	single, _ := w.single()
+	aside := "file://" + filepath.Join(w.dir, "aside")
+	w.env.Trust = &Trust{Registries: w.lookasideAt(aside, aside)}
+	w.copy(single, w.docker("a:1"), &Options{Signatures: Signing{Signers: []Signer{k.gpg}}})
+	for dst, want := range map[string]error{
+		w.layout("out") + ":x":                           ErrUsage,
+		"oci-archive:" + filepath.Join(w.dir, "out.tar"): ErrUsage,
+		"dir:" + filepath.Join(w.dir, "d"):               nil,
+		w.docker("b:1"):                                  nil,
+	} {
+		if _, err := DryRun(t.Context(), w.env, w.ref(w.docker("a:1")), w.ref(dst), nil); !errors.Is(err, want) || want == nil && err != nil {
+			t.Errorf("%s: %v, want %v", dst, err, want)
+		}
+		if _, err := DryRun(t.Context(), w.env, w.ref(w.docker("a:1")), w.ref(dst), &Options{Signatures: Signing{Remove: true}}); err != nil {
+			t.Errorf("%s without signatures: %v", dst, err)
+		}
+	}
+}
