@@ -147,10 +147,9 @@ func (a *app) serveView(ctx context.Context, l *local, view uint64, dir string) 
 	if err != nil {
 		return err
 	}
-	defer device.Close()
 	fs := lazyfs.New(&lazyfs.Options{Store: l.store, Pool: l.pool, Single: view, Passthrough: root, Logger: a.log})
 	served := make(chan error, 1)
-	go func() { served <- fs.Serve(device) }()
+	go func() { served <- errors.Join(fs.Serve(device), device.Close()) }()
 	if root {
 		if err := lazyfs.SetReadAhead(dir); err != nil {
 			a.log.Warn("reads will be small", "err", err)
