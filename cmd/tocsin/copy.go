@@ -16,7 +16,6 @@ import (
 type copyFlags struct {
 	platform, variant, compress, sentinel, digestFile, progress string
 	preserve, asJSON                                            bool
-	dryRun                                                      bool
 	selection                                                   selection
 	trust                                                       trustFlags
 	signatures                                                  signatureFlags
@@ -56,6 +55,7 @@ func (c *copyFlags) options(dst manifest.Ref) (o *copy.Options, err error) {
 
 func newCopy(a *app) *cobra.Command {
 	var c copyFlags
+	var dryRun bool
 	cmd := &cobra.Command{
 		Use:   "copy SRC DST",
 		Short: "Copy an image between registries, layouts, archives and the store",
@@ -71,7 +71,7 @@ func newCopy(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if c.dryRun {
+			if dryRun {
 				return a.dryRun(cmd, src, dst, c)
 			}
 			return a.copy(cmd, src, dst, c)
@@ -81,7 +81,7 @@ func newCopy(a *app) *cobra.Command {
 	c.where(f, "", "copy one platform's image instead of the whole list, or a list of several with commas: OS/ARCH[/VARIANT] or local")
 	c.encoding(f)
 	c.skopeo.flags(f)
-	f.BoolVar(&c.dryRun, "dry-run", false, "print what would be copied, encoded and changed, and why, and change nothing")
+	f.BoolVar(&dryRun, "dry-run", false, "print what would be copied, encoded and changed, and why, and change nothing")
 	return cmd
 }
 
