@@ -51,17 +51,11 @@ func copyFrom(ctx context.Context, env *Env, judge *judged, dst manifest.Ref, o 
 		return env.dry(ctx, from, s, p, o)
 	}
 	if s.toStore {
-		if err := p.signatures.fits(s, nil); err != nil {
-			return nil, err
-		}
 		return runImport(ctx, env, from, dst, s, p)
 	}
 	to, err := openDestination(env, dst)
 	if err != nil {
 		return nil, err
-	}
-	if err := p.signatures.fits(s, to); err != nil {
-		return nil, errors.Join(err, to.close())
 	}
 	r := newRunner(env, from, to, o)
 	res, err := r.run(ctx, s, p)
@@ -82,7 +76,7 @@ func prepare(ctx context.Context, judge *judged, dst manifest.Ref, o *Options) (
 	s.toStore = dst.Transport == manifest.Store
 	s.digested, s.strip = dst.Digest, o.Select.Strip
 	carry := newCarrier(judge, dst, o.Signatures)
-	s.signedList = s.list != nil && carry.signed(s.top.digest)
+	s.signed = carry.signed(s.top.digest)
 	if err := checkDigested(s); err != nil {
 		return s, nil, o, err
 	}
@@ -95,6 +89,9 @@ func prepare(ctx context.Context, judge *judged, dst manifest.Ref, o *Options) (
 	if err == nil {
 		p.signatures = carry
 		err = carry.invalidated(p.images)
+	}
+	if err == nil {
+		err = carry.fits(s)
 	}
 	return s, p, o, err
 }

@@ -58,9 +58,6 @@ func DryRun(ctx context.Context, env *Env, src, dst manifest.Ref, o *Options) (*
 	var out *DryRunResult
 	with := *env
 	with.dry = func(ctx context.Context, from source, s situation, p *copyPlan, o *Options) (*Result, error) {
-		if err := p.signatures.fits(s, unopened(env, dst)); err != nil {
-			return nil, err
-		}
 		there, err := whatIsThere(ctx, env, from, dst, leaves(p.images))
 		if err != nil {
 			return nil, err
@@ -73,19 +70,6 @@ func DryRun(ctx context.Context, env *Env, src, dst manifest.Ref, o *Options) (*
 	}
 	out.Source, out.Destination = src.String(), dst.String()
 	return out, nil
-}
-
-// unopened is a destination that knows what its kind can keep, and that nothing is written to; nil is the store.
-func unopened(env *Env, dst manifest.Ref) destination {
-	switch dst.Transport {
-	case manifest.Docker:
-		return newDocker(env, dst)
-	case manifest.Dir:
-		return &dir{path: dst.Path}
-	case manifest.Store:
-		return nil
-	}
-	return &layout{ref: dst} // keeps no signatures, as archives do not
 }
 
 // whatIsThere asks the destination for every blob that may have to go there. A blob that it gives no answer for would

@@ -16,7 +16,8 @@ import (
 
 // Signing says what becomes of signatures. The zero value carries those that are found and makes none.
 type Signing struct {
-	// Remove leaves the source's signatures behind, those of the list and of instances. The destination keeps none.
+	// Remove leaves the source's signatures behind, those of the list and of instances. The
+	// destination keeps none either, but for attachments in a registry, to which others add as well.
 	Remove bool
 	// Look looks for signatures in registries also where neither the policy nor registries.d says that there are any.
 	Look bool
@@ -82,9 +83,8 @@ func newCarrier(j *judged, dst manifest.Ref, o Signing) *carrier {
 // signed reports whether a manifest of the source has signatures that are to be kept.
 func (c *carrier) signed(d digest.Digest) bool { return len(c.found[d]) > 0 }
 
-// fits refuses what cannot be signed or kept, before a blob moves (L20, rules 23 and 57). to is nil for the store,
-// which keeps everything.
-func (c *carrier) fits(s situation, to destination) error {
+// fits refuses what cannot be signed or kept, before a blob moves (L20, rules 23 and 57).
+func (c *carrier) fits(s situation) error {
 	formats := make(map[policy.Format]bool)
 	for _, d := range append(subjects(s.instances), s.top.digest) {
 		for _, sig := range c.found[d] {
@@ -98,12 +98,17 @@ func (c *carrier) fits(s situation, to destination) error {
 	for _, sig := range fresh {
 		formats[sig.Format()] = true
 	}
-	if len(formats) == 0 || to == nil {
+	if len(formats) == 0 || s.toStore { // the store keeps everything
 		return nil
 	}
-	holder, ok := to.(signedDestination)
-	if !ok {
-		return fmt.Errorf("%s keeps no signatures; --remove-signatures copies without them: %w", c.dst, ErrUsage)
+	var holder signedDestination
+	switch c.dst.Transport {
+	case manifest.Docker:
+		holder = newDocker(c.from.env, c.dst)
+	case manifest.Dir:
+		holder = &dir{}
+	default:
+		return fmt.Errorf("%s can keep no signatures, and --remove-signatures leaves those of the source behind: %w", c.dst, ErrUsage)
 	}
 	for f := range formats {
 		if err := holder.holds(f); err != nil {
@@ -162,7 +167,7 @@ func (c *carrier) put(ctx context.Context, to destination, of subject) error {
 }
 
 // invalidated refuses a plan that would change a manifest whose signatures are kept (rules 19 and 21, L17). The list and
-// each instance are looked at alone; cannotModify knows of the list.
+// each instance are looked at alone; cannotModify knows of the top.
 func (c *carrier) invalidated(images []imagePlan) error {
 	for _, ip := range images {
 		if ip.skipped {

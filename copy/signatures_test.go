@@ -455,6 +455,41 @@ func TestStoreKeepsSignatures(t *testing.T) {
 	count(0)
 }
 
+// L30, image#1953: one platform's image in the store keeps its own signatures and those of the list it came from, apart.
+func TestStoreKeepsListSignatures(t *testing.T) {
+	w := newWorld(t, 4)
+	k := newKeys(t)
+	w.copy(w.multi(algoGzip), w.docker("a:1"), &Options{Signatures: Signing{Signers: []Signer{k.cosign}}})
+	want := w.signaturesOf(w.docker("a:1"))
+	s := w.situation(w.docker("a:1"))
+	p, err := manifest.ParsePlatform("linux/arm64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.copy(w.docker("a:1"), "store:a:1", &Options{Platform: &p, Signatures: Signing{Look: true}})
+	for _, d := range []digest.Digest{s.top.digest, s.instances[1].doc.digest} {
+		if got, err := w.env.Store.Signatures(d); err != nil || !slices.EqualFunc(got, want[d], bytes.Equal) || len(got) != 1 {
+			t.Errorf("%d signatures of %s: %v", len(got), d, err)
+		}
+	}
+}
+
+// L30: what the policy's keys no longer vouch for is not kept.
+func TestStoreDropsSignatures(t *testing.T) {
+	w := newWorld(t, 4)
+	old, now := newKeys(t), newKeys(t)
+	src, _ := w.single()
+	d := w.copy(src, w.docker("a:1"), &Options{Signatures: Signing{Signers: []Signer{old.cosign}}}).Digest
+	w.copy(w.docker("a:1"), "store:a:1", &Options{Signatures: Signing{Look: true}})
+	w.copy(src, w.docker("a2:1"), &Options{Signatures: Signing{Signers: []Signer{now.cosign}}})
+	w.env.Trust = &Trust{Policy: w.demand(now.sigstore())}
+	w.copy(w.docker("a2:1"), "store:a:1", nil)
+	want := w.signaturesOf(w.docker("a2:1"))[d]
+	if got, err := w.env.Store.Signatures(d); err != nil || !slices.EqualFunc(got, want, bytes.Equal) {
+		t.Errorf("%d signatures: %v", len(got), err)
+	}
+}
+
 // spec/cli.md 2.8: a required signature needs a policy that says whose.
 func TestRequireSigned(t *testing.T) {
 	w := newWorld(t, 4)

@@ -29,7 +29,8 @@ type Trust struct {
 // was not asked about, whichever instances it wants (rule 14).
 type judged struct {
 	source
-	trust *Trust
+	env   *Env
+	trust *Trust       // never nil
 	ref   manifest.Ref // as the policy knows it
 	look  bool         // for signatures that neither policy nor registries.d ask for
 
@@ -52,7 +53,7 @@ func newJudged(env *Env, src source, ref manifest.Ref, look bool) (*judged, erro
 		}
 		ref.Path = path
 	}
-	return &judged{source: src, trust: trust, ref: ref, look: look, found: make(map[digest.Digest][]policy.Signature)}, nil
+	return &judged{source: src, env: env, trust: trust, ref: ref, look: look, found: make(map[digest.Digest][]policy.Signature)}, nil
 }
 
 func (j *judged) top(ctx context.Context) (document, error) {
