@@ -12,15 +12,15 @@ import (
 
 // situation is all that plan knows: what the source named and what the destination can do.
 type situation struct {
-	top       document
-	list      *manifest.List // nil: top is a single image
-	instances []instance     // of list, in its order, or the one image
-	digested  digest.Digest  // the digest that the destination's reference asks for, or ""
-	flattened *document      // the list that the source named, of which one instance is copied
-	strip     bool           // skipped instances leave the list
-	toStore   bool
-	encoded   bool // the source has the layers as blobs; the store has only their files
-	signed    bool // top has signatures that are to be kept
+	top        document
+	list       *manifest.List // nil: top is a single image
+	instances  []instance     // of list, in its order, or the one image
+	digested   digest.Digest  // the digest that the destination's reference asks for, or ""
+	flattened  *document      // the list that the source named, of which one instance is copied
+	strip      bool           // skipped instances leave the list
+	toStore    bool
+	encoded    bool // the source has the layers as blobs; the store has only their files
+	signedList bool // list has signatures that are to be kept
 }
 
 // instance is one entry of a list: an image, an artifact, or a list with entries of its own.
@@ -51,6 +51,8 @@ type copyPlan struct {
 	images []imagePlan
 	// optional says that a variant was not asked for by name: without it the copy goes on and says why.
 	optional bool
+	// convertible says that the top-level manifest may become another dialect's when the destination wants that.
+	convertible bool
 	// signatures are those that each manifest gets after it was written; nil: none.
 	signatures *carrier
 }
@@ -100,6 +102,7 @@ func plan(s situation, o *Options) (*copyPlan, error) {
 		return nil, fmt.Errorf("every entry would leave the list, which would create an empty image: %w", ErrUsage)
 	}
 	p.top = planTop(s, p)
+	p.convertible = reason == "" && (s.list != nil || s.instances[0].image != nil)
 	if reason != "" && p.top != topKeep {
 		return nil, fmt.Errorf("the manifest would change, but %s: %w", reason, ErrPreserve)
 	}
@@ -145,8 +148,8 @@ func cannotModify(s situation, o *Options) string {
 		return "--preserve-digests was given"
 	case s.digested != "":
 		return "the destination names a digest"
-	case s.signed:
-		return "it is signed, and its signatures would no longer be valid; --remove-signatures copies without them"
+	case s.signedList:
+		return "the list is signed, and its signatures would no longer be valid; --remove-signatures copies without them"
 	}
 	return ""
 }

@@ -98,7 +98,7 @@ func (r *runner) run(ctx context.Context, s situation, p *copyPlan) (*Result, er
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if err := r.to.commit(ctx, top); err != nil {
+	if top, err = r.commit(ctx, top, p); err != nil {
 		return nil, err
 	}
 	if err := p.signatures.put(ctx, r.to, subject{top.digest, true}); err != nil {
