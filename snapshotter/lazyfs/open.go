@@ -165,6 +165,17 @@ func (o *opens) close() error {
 	return errors.Join(errs...)
 }
 
+// opensContent says whether an OPEN of the node may touch more than memory: a view that is not mapped yet, or content
+// that may be handed to the kernel.
+func (f *FS) opensContent(id uint64) bool {
+	n, e, ok := f.node(id)
+	if !ok {
+		return false
+	}
+	size, mapped := f.views.size(n, e)
+	return !mapped || size >= passthroughSize && f.opens.passthrough.Load()
+}
+
 // Open lets the kernel keep what it reads, since content never changes under a node; a large file that is complete
 // already is read by the kernel itself where it can.
 func (f *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {

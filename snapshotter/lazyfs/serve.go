@@ -48,6 +48,7 @@ const (
 type conn struct {
 	device  *os.File
 	fd      int
+	fs      *FS
 	proto   *fuse.ProtocolServer
 	replies sync.Pool      // of *[]byte with room for the largest answer
 	apart   sync.WaitGroup // requests that no loop waits for
@@ -58,7 +59,7 @@ type conn struct {
 // There is no other way to stop it: unmount. A page of a view or an index that the disk cannot give is EIO for the one
 // request that touched it.
 func (f *FS) Serve(device *os.File) error {
-	c := &conn{device: device, fd: int(device.Fd())}
+	c := &conn{device: device, fd: int(device.Fd()), fs: f}
 	c.proto = fuse.NewProtocolServer(f, &fuse.MountOptions{
 		MaxBackground:            maxBackground,
 		MaxWrite:                 maxRead,
@@ -110,7 +111,7 @@ func (c *conn) loop() error {
 		}
 		req := in[:n]
 		switch {
-		case mayWait(req):
+		case c.mayWait(req):
 			own := bytes.Clone(req)
 			c.apart.Go(func() { c.answerApart(own) })
 		case payload(req) > smallReply-4096:
@@ -177,16 +178,22 @@ func (c *conn) answer(req, out []byte) error {
 }
 
 // mayWait says whether a request may wait for the network (READ), for another process that checks or fills the same
-// file (OPEN), or for index.lock (the name of a view). As many of those as there are loops must not stop all others.
-func mayWait(req []byte) bool {
+// file (OPEN of a file that is opened here), or for index.lock (the name of a view). As many of those as there are loops
+// must not stop all others. Everything else is answered where it was received: a goroutine for each OPEN made reading
+// many small files three times as slow.
+func (c *conn) mayWait(req []byte) bool {
 	switch opcode(req) {
-	case opRead, opOpen:
+	case opRead:
 		return true
+	case opOpen:
+		return c.fs.opensContent(node(req))
 	case opLookup:
-		return binary.NativeEndian.Uint64(req[nodeAt:]) == viewsNode
+		return node(req) == viewsNode
 	}
 	return false
 }
+
+func node(req []byte) uint64 { return binary.NativeEndian.Uint64(req[nodeAt:]) }
 
 func opcode(req []byte) uint32 { return binary.NativeEndian.Uint32(req[opcodeAt:]) }
 

@@ -85,6 +85,17 @@ func openView(st *store.Store, n uint64) (*view, error) {
 	return &view{tree: tree, mapped: m, layers: layers}, nil
 }
 
+// size is the size of an entry of a view that is mapped already; mapped is false for one that is not.
+func (vs *views) size(n uint64, e uint32) (size int64, mapped bool) {
+	vs.mu.RLock()
+	defer vs.mu.RUnlock()
+	v := vs.open[n]
+	if v == nil || int(e) >= v.tree.NumEntries() {
+		return 0, false
+	}
+	return v.tree.Attr(e).Size, true
+}
+
 // openFile opens the content of entry e of view n for verified reads. It returns nil for what has no content: empty
 // files, and entries that are not regular files.
 func (vs *views) openFile(n uint64, e uint32) (*fill.File, error) {
