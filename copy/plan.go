@@ -12,15 +12,15 @@ import (
 
 // situation is all that plan knows: what the source named and what the destination can do.
 type situation struct {
-	top        document
-	list       *manifest.List // nil: top is a single image
-	instances  []instance     // of list, in its order, or the one image
-	digested   digest.Digest  // the digest that the destination's reference asks for, or ""
-	flattened  *document      // the list that the source named, of which one instance is copied
-	strip      bool           // skipped instances leave the list
-	toStore    bool
-	encoded    bool // the source has the layers as blobs; the store has only their files
-	signedList bool // list has signatures that are to be kept
+	top       document
+	list      *manifest.List // nil: top is a single image
+	instances []instance     // of list, in its order, or the one image
+	digested  digest.Digest  // the digest that the destination's reference asks for, or ""
+	flattened *document      // the list that the source named, of which one instance is copied
+	strip     bool           // skipped instances leave the list
+	toStore   bool
+	encoded   bool // the source has the layers as blobs; the store has only their files
+	signed    bool // top has signatures that are to be kept
 }
 
 // instance is one entry of a list: an image, an artifact, or a list with entries of its own.
@@ -148,8 +148,8 @@ func cannotModify(s situation, o *Options) string {
 		return "--preserve-digests was given"
 	case s.digested != "":
 		return "the destination names a digest"
-	case s.signedList:
-		return "the list is signed, and its signatures would no longer be valid; --remove-signatures copies without them"
+	case s.signed:
+		return "it is signed, and its signatures would no longer be valid; --remove-signatures copies without them"
 	}
 	return ""
 }
