@@ -80,9 +80,10 @@ func sweepFile(name string) error {
 	return errors.Join(err, f.Close())
 }
 
-// lock keeps other copies from changing index.json until unlock is called.
+// lock keeps other copies from changing index.json until unlock is called. It locks the directory itself, because every
+// file in it may be replaced by another of its name.
 func (l *layout) lock() (unlock func(), err error) {
-	f, err := os.Open(filepath.Join(l.ref.Path, layoutFile))
+	f, err := os.Open(l.ref.Path)
 	if err != nil {
 		return nil, err
 	}
