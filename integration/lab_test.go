@@ -217,22 +217,6 @@ func (l *lab) putBlob(repo, mediaType string, document any) v1.Descriptor {
 	return d
 }
 
-// copyBlobs puts another repository's blobs into repo.
-func (l *lab) copyBlobs(repo, from string, blobs ...v1.Descriptor) {
-	l.t.Helper()
-	for _, b := range blobs {
-		target := fmt.Sprintf("http://%s/v2/%s/blobs/uploads/?mount=%s&from=%s", l.Registry, repo, b.Digest, from)
-		answer, err := http.Post(target, "", nil)
-		if err != nil {
-			l.t.Fatal(err)
-		}
-		answer.Body.Close()
-		if answer.StatusCode != http.StatusCreated {
-			l.t.Fatalf("mount blob %s: %s", b.Digest, answer.Status)
-		}
-	}
-}
-
 func decode(t *testing.T, raw []byte, into any) {
 	t.Helper()
 	if err := json.Unmarshal(raw, into); err != nil {
