@@ -204,46 +204,34 @@ func keyName(arg string) (file, which string) {
 
 func newVerify(a *app) *cobra.Command {
 	var t trustFlags
-	var platform, variant string
+	var c choice
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "verify REF", Short: "Ask the policy about an image, and copy nothing", Args: cobra.ExactArgs(1),
 		Long: "Say what the policy says about an image, of a list about each of its instances, and how many signatures lie beside it.\n" +
 			"Exit code 4 if one of them is not accepted.",
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			ref, err := parseRef(args[0])
-			if err != nil {
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.look(args[0], c, func(env *copy.Env, ref manifest.Ref, o *copy.Options) error {
+				if err := a.trust(env, t, ref); err != nil {
+					return err
+				}
+				verdicts, err := copy.Verify(cmd.Context(), env, ref, o)
+				if len(verdicts) == 0 {
 				return err
 			}
-			o, err := chooseOptions(platform, variant)
-			if err != nil {
-				return err
-			}
-			env, done, err := a.env(nil, ref)
-			if err != nil {
-				return err
-			}
-			defer closing(&err, done)
-			if err := a.trust(env, t, ref); err != nil {
-				return err
-			}
-			verdicts, err := copy.Verify(cmd.Context(), env, ref, o)
 			return errors.Join(printVerdicts(cmd, verdicts, asJSON), err)
+			})
 		},
 	}
 	f := cmd.Flags()
 	t.flags(f)
-	f.StringVar(&platform, "platform", "", "only the image for OS/ARCH[/VARIANT], or local")
-	f.StringVar(&variant, "variant", "plain", "with --platform: plain or sentinel")
+	c.flags(f, "only the image for")
 	f.BoolVar(&asJSON, "json", false, "print one JSON array")
 	return cmd
 }
 
 func printVerdicts(cmd *cobra.Command, verdicts []copy.Verdict, asJSON bool) error {
 	if asJSON {
-		if verdicts == nil {
-			verdicts = []copy.Verdict{}
-		}
 		return json.NewEncoder(cmd.OutOrStdout()).Encode(verdicts)
 	}
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
