@@ -7,103 +7,105 @@ import (
 	"text/template"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/tocsin/tocsin/copy"
 	"github.com/tocsin/tocsin/manifest"
 )
 
+// choice is the flags of commands that look at one image, of a list perhaps.
+type choice struct{ platform, variant string }
+
+// flags adds them; what begins the help of --platform, as in "describe the image for".
+func (c *choice) flags(f *pflag.FlagSet, what string) {
+	f.StringVar(&c.platform, "platform", "", what+" OS/ARCH[/VARIANT], or local")
+	f.StringVar(&c.variant, "variant", "plain", "with --platform: plain or sentinel")
+}
+
+// look runs fn on the image that an argument names.
+func (a *app) look(arg string, c choice, fn func(env *copy.Env, ref manifest.Ref, o *copy.Options) error) (err error) {
+	ref, err := parseRef(arg)
+	if err != nil {
+		return err
+	}
+	var o copy.Options
+	if o.Platform, err = parsePlatform(c.platform); err != nil {
+		return err
+	}
+	if o.Prefer, err = preference(c.variant, manifest.Ref{}); err != nil {
+		return err
+	}
+	env, done, err := a.env(nil, ref)
+	if err != nil {
+		return err
+	}
+	defer closing(&err, done)
+	return fn(env, ref, &o)
+}
+
 func newDigest(a *app) *cobra.Command {
-	var platform, variant string
+	var c choice
 	var full bool
 	cmd := &cobra.Command{
 		Use: "digest REF", Short: "Print the digest that a reference names", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			ref, err := parseRef(args[0])
-			if err != nil {
-				return err
-			}
-			o, err := chooseOptions(platform, variant)
-			if err != nil {
-				return err
-			}
-			env, done, err := a.env(nil, ref)
-			if err != nil {
-				return err
-			}
-			defer closing(&err, done)
-			d, err := copy.Resolve(cmd.Context(), env, ref, o)
-			if err != nil {
-				return err
-			}
-			if full {
-				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s@%s\n", ref.Repository(), d)
-				return err
-			}
-			_, err = fmt.Fprintln(cmd.OutOrStdout(), d)
-			return err
-		},
-	}
-	f := cmd.Flags()
-	f.StringVar(&platform, "platform", "", "the digest of the image for OS/ARCH[/VARIANT], or local")
-	f.StringVar(&variant, "variant", "plain", "with --platform: plain or sentinel")
-	f.BoolVar(&full, "full-ref", false, "print HOST/REPOSITORY@DIGEST")
-	return cmd
-}
-
-// chooseOptions reads the flags that choose one instance of a list.
-func chooseOptions(platform, variant string) (*copy.Options, error) {
-	p, err := parsePlatform(platform)
-	if err != nil {
-		return nil, err
-	}
-	prefer, err := preference(variant, manifest.Ref{})
-	return &copy.Options{Platform: p, Prefer: prefer}, err
-}
-
-func newInspect(a *app) *cobra.Command {
-	var platform, variant, format string
-	var raw, config bool
-	cmd := &cobra.Command{
-		Use: "inspect REF", Short: "Describe an image without fetching its layers", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			if raw && config {
-				return usage(errors.New("--raw and --config exclude each other"))
-			}
-			ref, err := parseRef(args[0])
-			if err != nil {
-				return err
-			}
-			o, err := chooseOptions(platform, variant)
-			if err != nil {
-				return err
-			}
-			env, done, err := a.env(nil, ref)
-			if err != nil {
-				return err
-			}
-			defer closing(&err, done)
-			if raw || config {
-				b, err := copy.Raw(cmd.Context(), env, ref, config, o)
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.look(args[0], c, func(env *copy.Env, ref manifest.Ref, o *copy.Options) error {
+				d, err := copy.Resolve(cmd.Context(), env, ref, o)
 				if err != nil {
 					return err
 				}
-				_, err = cmd.OutOrStdout().Write(b)
+				if full {
+					_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s@%s\n", ref.Repository(), d)
+					return err
+				}
+				_, err = fmt.Fprintln(cmd.OutOrStdout(), d)
 				return err
+			})
+		},
+	}
+	c.flags(cmd.Flags(), "the digest of the image for")
+	cmd.Flags().BoolVar(&full, "full-ref", false, "print HOST/REPOSITORY@DIGEST")
+	return cmd
+}
+
+func newInspect(a *app) *cobra.Command {
+	var c choice
+	var format string
+	var raw, config bool
+	cmd := &cobra.Command{
+		Use: "inspect REF", Short: "Describe an image without fetching its layers", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if raw && config {
+				return usage(errors.New("--raw and --config exclude each other"))
 			}
-			out, err := copy.Inspect(cmd.Context(), env, ref, o)
-			if err != nil {
-				return err
-			}
-			return printInspection(cmd, out, format)
+			return a.look(args[0], c, func(env *copy.Env, ref manifest.Ref, o *copy.Options) error {
+				if raw || config {
+					return printRaw(cmd, env, ref, config, o)
+				}
+				out, err := copy.Inspect(cmd.Context(), env, ref, o)
+				if err != nil {
+					return err
+				}
+				return printInspection(cmd, out, format)
+			})
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&platform, "platform", "", "describe the image for OS/ARCH[/VARIANT], or local")
-	f.StringVar(&variant, "variant", "plain", "with --platform: plain or sentinel")
+	c.flags(f, "describe the image for")
 	f.StringVar(&format, "format", "", "a Go template instead of JSON")
 	f.BoolVar(&raw, "raw", false, "print the manifest's bytes")
 	f.BoolVar(&config, "config", false, "print the config's bytes")
 	return cmd
+}
+
+// printRaw writes the bytes of a manifest or config as they are.
+func printRaw(cmd *cobra.Command, env *copy.Env, ref manifest.Ref, config bool, o *copy.Options) error {
+	raw, err := copy.Raw(cmd.Context(), env, ref, config, o)
+	if err != nil {
+		return err
+	}
+	_, err = cmd.OutOrStdout().Write(raw)
+	return err
 }
 
 func printInspection(cmd *cobra.Command, out *copy.Inspection, format string) error {

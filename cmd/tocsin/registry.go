@@ -106,33 +106,16 @@ func digestOf(ref manifest.Ref, raw []byte) digest.Digest {
 }
 
 func newManifest(a *app) *cobra.Command {
-	var platform, variant string
+	var c choice
 	cmd := &cobra.Command{
 		Use: "manifest REF", Short: "Print a manifest's or list's bytes", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			ref, err := parseRef(args[0])
-			if err != nil {
-				return err
-			}
-			o, err := chooseOptions(platform, variant)
-			if err != nil {
-				return err
-			}
-			env, done, err := a.env(nil, ref)
-			if err != nil {
-				return err
-			}
-			defer closing(&err, done)
-			raw, err := copy.Raw(cmd.Context(), env, ref, false, o)
-			if err != nil {
-				return err
-			}
-			_, err = cmd.OutOrStdout().Write(raw)
-			return err
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.look(args[0], c, func(env *copy.Env, ref manifest.Ref, o *copy.Options) error {
+				return printRaw(cmd, env, ref, false, o)
+			})
 		},
 	}
-	cmd.Flags().StringVar(&platform, "platform", "", "the manifest of the image for OS/ARCH[/VARIANT], or local")
-	cmd.Flags().StringVar(&variant, "variant", "plain", "with --platform: plain or sentinel")
+	c.flags(cmd.Flags(), "the manifest of the image for")
 	return cmd
 }
 

@@ -217,9 +217,9 @@ func newVerify(a *app) *cobra.Command {
 				}
 				verdicts, err := copy.Verify(cmd.Context(), env, ref, o)
 				if len(verdicts) == 0 {
-				return err
-			}
-			return errors.Join(printVerdicts(cmd, verdicts, asJSON), err)
+					return err
+				}
+				return errors.Join(printVerdicts(cmd, verdicts, asJSON), err)
 			})
 		},
 	}
