@@ -97,28 +97,29 @@ func (r *boundedReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// jsonEntry is an element of "entries" (spec/zstd-chunked.md 1.4).
-type jsonEntry struct { //nolint:maligned // the wire format has that many fields
+// wireEntry is one element of "entries" (spec/zstd-chunked.md 1.4), read and written. Written, it is as containers/storage
+// has it: same fields, same order, zero values left out.
+type wireEntry struct {
 	Type        string            `json:"type"`
 	Name        string            `json:"name"`
-	LinkName    string            `json:"linkName"`
-	Mode        int64             `json:"mode"`
-	Size        int64             `json:"size"`
-	UID         int               `json:"uid"`
-	GID         int               `json:"gid"`
-	ModTime     time.Time         `json:"modtime"`
-	AccessTime  time.Time         `json:"accesstime"`
-	ChangeTime  time.Time         `json:"changetime"`
-	DevMajor    int64             `json:"devMajor"`
-	DevMinor    int64             `json:"devMinor"`
-	Xattrs      map[string][]byte `json:"xattrs"`
-	Digest      digest.Digest     `json:"digest"`
-	Offset      int64             `json:"offset"`
-	EndOffset   int64             `json:"endOffset"`
-	ChunkSize   int64             `json:"chunkSize"`
-	ChunkOffset int64             `json:"chunkOffset"`
-	ChunkDigest digest.Digest     `json:"chunkDigest"`
-	ChunkType   string            `json:"chunkType"`
+	LinkName    string            `json:"linkName,omitempty"`
+	Mode        int64             `json:"mode,omitempty"`
+	Size        int64             `json:"size,omitempty"`
+	UID         int               `json:"uid,omitempty"`
+	GID         int               `json:"gid,omitempty"`
+	ModTime     time.Time         `json:"modtime,omitzero"`
+	AccessTime  time.Time         `json:"accesstime,omitzero"`
+	ChangeTime  time.Time         `json:"changetime,omitzero"`
+	DevMajor    int64             `json:"devMajor,omitempty"`
+	DevMinor    int64             `json:"devMinor,omitempty"`
+	Xattrs      map[string][]byte `json:"xattrs,omitempty"`
+	Digest      digest.Digest     `json:"digest,omitempty"`
+	Offset      int64             `json:"offset,omitempty"`
+	EndOffset   int64             `json:"endOffset,omitempty"`
+	ChunkSize   int64             `json:"chunkSize,omitempty"`
+	ChunkOffset int64             `json:"chunkOffset,omitempty"`
+	ChunkDigest digest.Digest     `json:"chunkDigest,omitempty"`
+	ChunkType   string            `json:"chunkType,omitempty"`
 }
 
 // parse reads the document; what only the whole of it can show is left to finish.
@@ -197,7 +198,7 @@ func (p *tocParser) parseEntries(s *scanner) error {
 		s.at++
 		return nil
 	}
-	var e jsonEntry
+	var e wireEntry
 	var plain plainEntries
 	for sep := byte(','); sep == ','; {
 		if err := s.entry(&plain, &e); err != nil {

@@ -44,7 +44,7 @@ func newTOCParser(ref *manifest.TOCRef, blobSize int64) *tocParser {
 	return &tocParser{toc: &TOC{}, limit: limit, names: map[string]bool{}, zeros: map[int64]digest.Digest{}, open: -1}
 }
 
-func (p *tocParser) add(e *jsonEntry) error {
+func (p *tocParser) add(e *wireEntry) error {
 	if p.count++; p.count > 2*MaxEntries {
 		return tooBig("more than %d entries and chunks", 2*MaxEntries)
 	}
@@ -94,7 +94,7 @@ func internType(t []byte) string {
 }
 
 // addName checks type and name, and what a hardlink points at.
-func (p *tocParser) addName(e *jsonEntry) error {
+func (p *tocParser) addName(e *wireEntry) error {
 	name, err := CleanName(e.Name)
 	if err != nil {
 		return err
@@ -137,7 +137,7 @@ func (p *tocParser) checkDigest(name string, d digest.Digest) error {
 }
 
 // startFile takes the content that the reg entry itself speaks of.
-func (p *tocParser) startFile(e *jsonEntry) error {
+func (p *tocParser) startFile(e *wireEntry) error {
 	file := &p.toc.Entries[len(p.toc.Entries)-1]
 	if e.Digest != "" {
 		if err := p.checkDigest(e.Name, e.Digest); err != nil {
@@ -158,7 +158,7 @@ func (p *tocParser) startFile(e *jsonEntry) error {
 	return p.takeChunk(file, e)
 }
 
-func (p *tocParser) addChunk(e *jsonEntry) error {
+func (p *tocParser) addChunk(e *wireEntry) error {
 	if len(p.file) == 0 {
 		return malformed("chunk of %q without its file", e.Name)
 	}
@@ -170,7 +170,7 @@ func (p *tocParser) addChunk(e *jsonEntry) error {
 }
 
 // takeChunk checks one chunk against those before it.
-func (p *tocParser) takeChunk(file *Entry, e *jsonEntry) error {
+func (p *tocParser) takeChunk(file *Entry, e *wireEntry) error {
 	c := rawChunk{Chunk{Off: e.ChunkOffset, Size: e.ChunkSize, Digest: e.ChunkDigest, Zeros: e.ChunkType == "zeros"}, e.Offset}
 	off, from := int64(0), int64(0)
 	if n := len(p.file); n > 0 {

@@ -123,7 +123,7 @@ func (s *scanner) decode(to any) error {
 }
 
 // entry consumes one element of "entries".
-func (s *scanner) entry(p *plainEntries, e *jsonEntry) error {
+func (s *scanner) entry(p *plainEntries, e *wireEntry) error {
 	if _, err := s.peek(); err != nil {
 		return unexpected(err)
 	}
@@ -131,7 +131,7 @@ func (s *scanner) entry(p *plainEntries, e *jsonEntry) error {
 		s.at += n
 		return nil
 	}
-	*e = jsonEntry{}
+	*e = wireEntry{}
 	return s.decode(e)
 }
 
@@ -154,8 +154,8 @@ type plainEntries struct {
 }
 
 // read returns how long the entry at the start of b is; 0 if it is not plain or not whole, and then e is undefined.
-func (p *plainEntries) read(b []byte, e *jsonEntry) int {
-	*e = jsonEntry{}
+func (p *plainEntries) read(b []byte, e *wireEntry) int {
+	*e = wireEntry{}
 	c := cursor{b: b}
 	seen := uint32(0)
 	for sep := byte('{'); c.byte(sep); sep = ',' {
@@ -171,7 +171,7 @@ func (p *plainEntries) read(b []byte, e *jsonEntry) int {
 }
 
 // field reads one key and its value. It returns a bit that stands for the key, 0 if either is not plain.
-func (p *plainEntries) field(c *cursor, e *jsonEntry) uint32 {
+func (p *plainEntries) field(c *cursor, e *wireEntry) uint32 {
 	key, ok := c.text()
 	if !ok || !c.byte(':') {
 		return 0

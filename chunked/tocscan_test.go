@@ -27,7 +27,7 @@ func parseSlowly(doc io.Reader, p *tocParser) error {
 	if _, err := dec.Token(); err != io.EOF {
 		return errors.New("data after the document")
 	}
-	var entries []jsonEntry
+	var entries []wireEntry
 	if raw.Entries != nil {
 		if err := json.Unmarshal(raw.Entries, &entries); err != nil {
 			return err

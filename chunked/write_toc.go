@@ -19,30 +19,6 @@ import (
 // paxXattr is the prefix of the PAX records that hold extended attributes.
 const paxXattr = "SCHILY.xattr."
 
-// wireEntry is one element of "entries" as containers/storage writes it: same fields, same order, zero values left out.
-type wireEntry struct {
-	Type        string            `json:"type"`
-	Name        string            `json:"name"`
-	LinkName    string            `json:"linkName,omitempty"`
-	Mode        int64             `json:"mode,omitempty"`
-	Size        int64             `json:"size,omitempty"`
-	UID         int               `json:"uid,omitempty"`
-	GID         int               `json:"gid,omitempty"`
-	ModTime     *time.Time        `json:"modtime,omitempty"`
-	AccessTime  *time.Time        `json:"accesstime,omitempty"`
-	ChangeTime  *time.Time        `json:"changetime,omitempty"`
-	DevMajor    int64             `json:"devMajor,omitempty"`
-	DevMinor    int64             `json:"devMinor,omitempty"`
-	Xattrs      map[string][]byte `json:"xattrs,omitempty"`
-	Digest      digest.Digest     `json:"digest,omitempty"`
-	Offset      int64             `json:"offset,omitempty"`
-	EndOffset   int64             `json:"endOffset,omitempty"`
-	ChunkSize   int64             `json:"chunkSize,omitempty"`
-	ChunkOffset int64             `json:"chunkOffset,omitempty"`
-	ChunkDigest digest.Digest     `json:"chunkDigest,omitempty"`
-	ChunkType   string            `json:"chunkType,omitempty"`
-}
-
 // wireType returns what a TOC calls a type of tar entry.
 func wireType(flag byte) (string, bool) {
 	switch flag {
@@ -86,7 +62,7 @@ func newWireEntry(hdr *tar.Header) (*wireEntry, error) {
 		}
 	}
 	for _, t := range []struct {
-		to   **time.Time
+		to   *time.Time
 		from time.Time
 	}{{&e.ModTime, hdr.ModTime}, {&e.AccessTime, hdr.AccessTime}, {&e.ChangeTime, hdr.ChangeTime}} {
 		if t.from.IsZero() {
@@ -96,7 +72,7 @@ func newWireEntry(hdr *tar.Header) (*wireEntry, error) {
 		if y := utc.Year(); y < 0 || y > 9999 {
 			return nil, unsayable("time in the year %d", y)
 		}
-		*t.to = &utc
+		*t.to = utc
 	}
 	return e, nil
 }
