@@ -243,11 +243,7 @@ func storedDocument(x *tarIndex, d v1.Descriptor) (document, error) {
 	if err != nil {
 		return document{}, err
 	}
-	mediaType := d.MediaType
-	if mediaType == "" {
-		mediaType = manifest.GuessMediaType(raw)
-	}
-	return checked(raw, mediaType, d.Digest)
+	return described(raw, d)
 }
 
 // describes returns a document as the manifest of just these files, nil when it is something else.

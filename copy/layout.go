@@ -154,15 +154,7 @@ func (l *layout) open(d digest.Digest) (*os.File, error) {
 }
 
 func (l *layout) manifest(ctx context.Context, d v1.Descriptor) (document, error) {
-	raw, err := readBlob(ctx, l, d, manifest.MaxManifestSize)
-	if err != nil {
-		return document{}, err
-	}
-	mediaType := d.MediaType
-	if mediaType == "" {
-		mediaType = manifest.GuessMediaType(raw)
-	}
-	return checked(raw, mediaType, d.Digest)
+	return manifestBlob(ctx, l, d)
 }
 
 func (l *layout) blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error) {
@@ -178,31 +170,7 @@ func (l *layout) layer(ctx context.Context, d v1.Descriptor) (io.ReadCloser, err
 }
 
 func (l *layout) ranged(d v1.Descriptor) (fill.Source, store.Source) {
-	return &layoutRanges{layout: l, digest: d.Digest}, store.Source{}
-}
-
-// layoutRanges reads ranges of a blob that is a file here.
-type layoutRanges struct {
-	layout *layout
-	digest digest.Digest
-}
-
-// ReadRanges implements fill.Source. The bytes are not verified.
-func (r *layoutRanges) ReadRanges(ctx context.Context, ranges []manifest.Range, fn func(manifest.Range, io.Reader) error) error {
-	f, err := r.layout.open(r.digest)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	for _, rg := range ranges {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if err := fn(rg, io.NewSectionReader(f, rg.Off, rg.Len)); err != nil {
-			return err
-		}
-	}
-	return nil
+	return readerRanges{func() (readerAtCloser, error) { return l.open(d.Digest) }}, store.Source{}
 }
 
 // has trusts a file of the right name and size: blobs enter a layout by rename, when they are whole and verified.

@@ -70,6 +70,11 @@ func manifestBlob(ctx context.Context, src source, d v1.Descriptor) (document, e
 	if err != nil {
 		return document{}, err
 	}
+	return described(raw, d)
+}
+
+// described is a document whose bytes are compared with its descriptor, and guessed at where that names no type.
+func described(raw []byte, d v1.Descriptor) (document, error) {
 	mediaType := d.MediaType
 	if mediaType == "" {
 		mediaType = manifest.GuessMediaType(raw)
