@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/pelletier/go-toml/v2"
@@ -83,10 +84,8 @@ func readConfig(path string) (config, error) {
 // check refuses what the program does not do, rather than ignore it.
 func (c config) check() error {
 	oneOf := func(key, value string, allowed ...string) error {
-		for _, a := range allowed {
-			if value == a {
-				return nil
-			}
+		if slices.Contains(allowed, value) {
+			return nil
 		}
 		return usage(fmt.Errorf("configuration: %s = %q is not one of %q", key, value, allowed))
 	}
