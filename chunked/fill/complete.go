@@ -89,8 +89,8 @@ func (o *object) complete(ctx context.Context) error {
 	if stored {
 		return nil
 	}
-	if fin == nil {
-		return fmt.Errorf("object %s: chunks are missing", o.key.Digest)
+	if fin == nil { // chunks that came can only be missing again because a completion found them rotten, before we asked
+		return fmt.Errorf("object %s: chunks that had come are missing again: %w", o.key.Digest, store.ErrCorrupt)
 	}
 	select {
 	case <-fin.done:
