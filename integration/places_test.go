@@ -48,7 +48,7 @@ func TestArchivesWithContainerd(t *testing.T) {
 					t.Errorf("%s: the container saw %s", c.name, out)
 				}
 				exported := filepath.Join(m.Dir, c.name+"-exported.tar")
-				must(m.Ctr(ctx, "images", "export", exported, c.as))
+				must(m.Export(ctx, exported, c.as))
 				for _, from := range []string{"oci-archive:", "docker-archive:"} {
 					if got := must(m.Tocsin(ctx, "digest", from+exported)); got != written {
 						t.Errorf("%s exported, as %s digest %s, want %s", c.name, from, got, written)

@@ -44,7 +44,7 @@ func TestSavedWithContainerd(t *testing.T) {
 			}
 		}
 		exported := filepath.Join(m.Dir, form+"-exported.tar")
-		must(m.Ctr(ctx, append([]string{"images", "export", exported}, refs...)...))
+		must(m.Export(ctx, exported, refs...))
 		for i, ref := range refs {
 			if got := must(m.Tocsin(ctx, "push", exported, ref, m.Registry+"/again:"+form)); got != digests[i] {
 				t.Errorf("%s: %s pushed again is %s, not %s", form, ref, got, digests[i])

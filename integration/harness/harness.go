@@ -181,6 +181,12 @@ func (m *Machine) Ctr(ctx context.Context, args ...string) (string, error) {
 	return m.Exec(ctx, m.programs.ctr, args...)
 }
 
+// Export has containerd write images into an archive. Not by its transfer service: with that, ctr may end before the
+// last of the archive's stream has reached the file.
+func (m *Machine) Export(ctx context.Context, file string, refs ...string) (string, error) {
+	return m.Ctr(ctx, append([]string{"images", "export", "--local", file}, refs...)...)
+}
+
 // Tocsin runs bin/tocsin against this machine's store, as Ctr does. An *exec.ExitError in the error's chain has the
 // exit code.
 func (m *Machine) Tocsin(ctx context.Context, args ...string) (string, error) {
