@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the real programs that the integration tests run, pinned by tools/go.mod and tools/containerd21/go.mod,
-# into bin/ and bin/containerd-2.1/. Does nothing when they are newer than the files that pin them.
+# Builds the real programs that the integration tests run, pinned by tools/go.mod and tools/containerd2*/go.mod,
+# into bin/ and bin/containerd-2.*/. Does nothing when they are newer than the files that pin them.
 set -euo pipefail
 cd "$(dirname "$0")"
 bin=$(cd .. && pwd)/bin
@@ -28,4 +28,6 @@ build() {
 containerd=github.com/containerd/containerd/v2/cmd
 build . "$bin" "$containerd/containerd" "$containerd/ctr" "$containerd/containerd-shim-runc-v2" \
 	github.com/distribution/distribution/v3/cmd/registry honnef.co/go/tools/cmd/staticcheck
-build containerd21 "$bin/containerd-2.1" "$containerd/containerd" "$containerd/ctr" "$containerd/containerd-shim-runc-v2"
+for minor in 0 1 3; do
+	build containerd2$minor "$bin/containerd-2.$minor" "$containerd/containerd" "$containerd/ctr" "$containerd/containerd-shim-runc-v2"
+done

@@ -20,7 +20,7 @@ import (
 
 // Options say what a Machine consists of. Nil means containerd 2.4 and a registry.
 type Options struct {
-	// Containerd is the version to run, "2.4" (also when empty) or "2.1".
+	// Containerd is the version to run, one of Versions; empty: the newest.
 	Containerd string
 	// Serve starts `tocsin serve` as containerd's snapshotter "tocsin". Without it the snapshotter is configured
 	// all the same, and StartServe may be called later.

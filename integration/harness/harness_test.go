@@ -28,7 +28,7 @@ func TestStockImage(t *testing.T) {
 	if err := Build("./integration/trees/cmd/treelist", treelist); err != nil {
 		t.Fatal(err)
 	}
-	for _, version := range []string{"2.4", "2.1"} {
+	for _, version := range Versions() {
 		t.Run("containerd "+version, func(t *testing.T) {
 			m := Start(t, &Options{Containerd: version})
 			ctx := t.Context()

@@ -6,6 +6,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -35,6 +37,12 @@ func RepoDir() (string, error) {
 	}
 }
 
+const newest = "2.4"
+
+// Versions are the containerd releases that `make tools` builds, newest first. Those before 2.1 cannot pull lazily with
+// plain ctr (spec/containerd.md).
+func Versions() []string { return []string{newest, "2.3", "2.1", "2.0"} }
+
 func findPrograms(version string) (programs, error) {
 	module, err := RepoDir()
 	if err != nil {
@@ -47,12 +55,12 @@ func findPrograms(version string) (programs, error) {
 		tocsin:        filepath.Join(bin, "tocsin"),
 		module:        module,
 	}
-	switch version {
-	case "", "2.4":
-	case "2.1":
-		found.containerdDir = filepath.Join(bin, "containerd-2.1")
+	switch {
+	case version == "" || version == newest:
+	case slices.Contains(Versions(), version):
+		found.containerdDir = filepath.Join(bin, "containerd-"+version)
 	default:
-		return programs{}, fmt.Errorf("harness: no containerd %q; there are 2.1 and 2.4", version)
+		return programs{}, fmt.Errorf("harness: no containerd %q; there are %s", version, strings.Join(Versions(), ", "))
 	}
 	found.ctr = filepath.Join(found.containerdDir, "ctr")
 	for _, program := range []string{
@@ -80,7 +88,7 @@ func Need(t testing.TB) {
 	if _, err := os.Stat("/dev/fuse"); err != nil {
 		skip(t, "needs /dev/fuse: ", err)
 	}
-	for _, version := range []string{"2.4", "2.1"} {
+	for _, version := range Versions() {
 		if _, err := findPrograms(version); err != nil {
 			skip(t, err)
 		}
