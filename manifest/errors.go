@@ -7,6 +7,9 @@ import "errors"
 var (
 	// ErrDigestMismatch: the bytes are not those the digest names.
 	ErrDigestMismatch = errors.New("digest mismatch")
+	// ErrFixed: a digest must be of one algorithm, and cannot change from
+	// another.
+	ErrFixed = errors.New("the digest cannot change")
 	// ErrMalformed: the document, reference, digest or annotation breaks its
 	// format, or could be read in two ways.
 	ErrMalformed = errors.New("malformed")
