@@ -26,6 +26,7 @@ type app struct {
 		insecure, plainHTTP, verbose bool
 	}
 	config       config
+	limits       limits
 	log          *slog.Logger
 	saidNoPolicy bool
 }
@@ -46,8 +47,11 @@ func (a *app) load(cmd *cobra.Command) error {
 	if a.flags.hostsDir != "" {
 		c.HostsDir = a.flags.hostsDir
 	}
+	if a.limits.jobs > 0 {
+		c.Jobs = a.limits.jobs
+	}
 	a.config = c
-	return nil
+	return a.limits.check()
 }
 
 // registry makes the one client of this process.
@@ -55,7 +59,7 @@ func (a *app) registry() *registry.Client { return registry.New(a.registryOption
 
 func (a *app) registryOptions() *registry.Options {
 	insecure := a.flags.insecure || a.flags.plainHTTP
-	return &registry.Options{
+	o := &registry.Options{
 		HostsDir:  a.config.HostsDir,
 		PlainHTTP: insecure,
 		Insecure:  insecure,
@@ -64,6 +68,8 @@ func (a *app) registryOptions() *registry.Options {
 		UserAgent: "tocsin/" + version(),
 		Logger:    a.log,
 	}
+	a.limits.apply(o)
+	return o
 }
 
 // authFiles are where docker and podman keep logins. Without a home there are fewer of them.

@@ -54,6 +54,7 @@ func newPush(a *app) *cobra.Command {
 	}
 	c.where(cmd.Flags(), "", "push one platform's image instead of the whole list: OS/ARCH[/VARIANT] or local")
 	c.encoding(cmd.Flags())
+	a.limits.flags(cmd.Flags())
 	return cmd
 }
 
@@ -90,6 +91,7 @@ func newLoad(a *app) *cobra.Command {
 	f.StringVarP(&input, "input", "i", "-", "the archive or layout; - is standard input")
 	f.StringVar(&name, "name", "", "store the one image under this name instead of its own")
 	c.where(f, "local", "another platform than this machine's: OS/ARCH[/VARIANT]")
+	a.limits.flags(f)
 	return cmd
 }
 
@@ -208,6 +210,7 @@ func newSave(a *app) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVarP(&output, "output", "o", "", "the archive; - is standard output")
 	f.StringVar(&format, "format", "docker", "docker or oci")
+	a.limits.flags(f)
 	c.where(f, "", "save one platform's image: OS/ARCH[/VARIANT] or local (default local in the docker form, the whole list in the oci form)")
 	f.StringVar(&c.compress, "compress", "", "oci form: encode layers with gzip, zstd, zstd:chunked or none, with :LEVEL")
 	return cmd

@@ -81,6 +81,7 @@ func newCopy(a *app) *cobra.Command {
 	c.where(f, "", "copy one platform's image instead of the whole list, or a list of several with commas: OS/ARCH[/VARIANT] or local")
 	c.encoding(f)
 	c.skopeo.flags(f)
+	a.limits.flags(f)
 	f.BoolVar(&dryRun, "dry-run", false, "print what would be copied, encoded and changed, and why, and change nothing")
 	return cmd
 }
@@ -103,6 +104,7 @@ func newPull(a *app) *cobra.Command {
 		},
 	}
 	c.where(cmd.Flags(), "local", "another platform than this machine's: OS/ARCH[/VARIANT]")
+	a.limits.flags(cmd.Flags())
 	return cmd
 }
 

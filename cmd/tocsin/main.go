@@ -32,7 +32,7 @@ func run(args []string) int {
 
 // newRoot makes the whole command tree. Flags that every command has hang on the root.
 func newRoot() *cobra.Command {
-	a := &app{}
+	a := &app{limits: defaultLimits()}
 	root := &cobra.Command{
 		Use:           "tocsin",
 		Short:         "Local storage backend for container images: lazy, verified, content-addressed",

@@ -55,6 +55,7 @@ func newSync(a *app) *cobra.Command {
 	f.StringVar(&c.progress, "progress", "auto", progressUsage)
 	c.trust.flags(f)
 	c.signatures.carried(f)
+	a.limits.flags(f)
 	c.variant = "plain"
 	return cmd
 }

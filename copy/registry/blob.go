@@ -40,7 +40,7 @@ func (r *Repo) Blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error)
 	if d.Size < 0 {
 		return nil, fmt.Errorf("blob %s of size %d: %w", d.Digest, d.Size, manifest.ErrMalformed)
 	}
-	leave, err := enter(ctx, r.c.reads)
+	leave, err := r.places.read(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -30,9 +30,15 @@ type Options struct {
 	AuthFiles []string
 	// Jobs bounds the blob bodies that are read at once, and separately those that are sent; 0 means 6.
 	Jobs int
+	// JobsPerHost bounds them for each host; 0 means no more than Jobs does.
+	JobsPerHost int
+	// RequestsPerSecond spreads the requests to each host, those for tokens left out; 0 means no bound.
+	RequestsPerSecond float64
+	// Stall is how long a connection may go without a byte before it is given up as broken; 0 means a minute.
+	Stall time.Duration
 	// UserAgent is sent with every request; "" means "tocsin".
 	UserAgent string
-	// Retries is how often a passing failure is met with another try; 0 means 4, negative none.
+	// Retries is how often a passing failure is met with another try; 0 means 5, negative none.
 	Retries int
 	// Logger gets one line per retry; nil means none.
 	Logger *slog.Logger
@@ -42,14 +48,14 @@ type Options struct {
 type Client struct {
 	o       Options
 	retries int
-	reads   chan struct{} // one place per blob body being read
-	writes  chan struct{}
+	all     directions // over all hosts
 	pause   func(context.Context, time.Duration) error
 	now     func() time.Time
 	stall   time.Duration // without a byte for so long, a body is broken
 
-	mu    sync.Mutex
-	hosts map[string]*hostEntry
+	mu     sync.Mutex
+	hosts  map[string]*hostEntry
+	byHost map[string]*places
 }
 
 const (
@@ -59,12 +65,19 @@ const (
 
 // New returns a client. It contacts nobody.
 func New(o *Options) *Client {
-	c := &Client{pause: sleep, now: time.Now, stall: defaultStall, hosts: map[string]*hostEntry{}}
+	c := &Client{pause: sleep, now: time.Now, stall: defaultStall,
+		hosts: map[string]*hostEntry{}, byHost: map[string]*places{}}
 	if o != nil {
 		c.o = *o
 	}
 	if c.o.Jobs <= 0 {
 		c.o.Jobs = defaultJobs
+	}
+	if c.o.JobsPerHost <= 0 {
+		c.o.JobsPerHost = c.o.Jobs
+	}
+	if c.o.Stall > 0 {
+		c.stall = c.o.Stall
 	}
 	if c.o.UserAgent == "" {
 		c.o.UserAgent = "tocsin"
@@ -82,35 +95,15 @@ func New(o *Options) *Client {
 	case c.o.Retries > 0:
 		c.retries = c.o.Retries
 	}
-	c.reads = make(chan struct{}, c.o.Jobs)
-	c.writes = make(chan struct{}, c.o.Jobs)
+	c.all = newDirections(c.o.Jobs)
 	return c
-}
-
-// enter takes a place and returns how to give it back, which may be called twice.
-func enter(ctx context.Context, places chan struct{}) (leave func(), err error) {
-	select {
-	case places <- struct{}{}:
-		return sync.OnceFunc(func() { <-places }), nil
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
-}
-
-// tryEnter is enter for work that can also be done later; nil: no place is free.
-func tryEnter(places chan struct{}) (leave func()) {
-	select {
-	case places <- struct{}{}:
-		return sync.OnceFunc(func() { <-places })
-	default:
-		return nil
-	}
 }
 
 // Repo is one repository. It is safe for concurrent use.
 type Repo struct {
 	c          *Client
 	host, name string
+	places     *places
 
 	mu      sync.Mutex
 	auths   map[authKey]*authState
@@ -121,7 +114,7 @@ type Repo struct {
 // Repo returns the repository name ("library/alpine") at host ("docker.io", "localhost:5000"). Names are checked when
 // they are used. Keep it: what it learns about tokens and redirects is not shared with another Repo.
 func (c *Client) Repo(host, name string) *Repo {
-	return &Repo{c: c, host: host, name: name, auths: map[authKey]*authState{}, targets: map[digest.Digest]target{}}
+	return &Repo{c: c, host: host, name: name, places: c.places(host), auths: map[authKey]*authState{}, targets: map[digest.Digest]target{}}
 }
 
 // String gives host/name.

@@ -76,7 +76,7 @@ func (g *Ranged) ReadRanges(ctx context.Context, ranges []manifest.Range, fn fun
 	if len(ranges) == 0 {
 		return nil
 	}
-	leave, err := enter(ctx, g.repo.c.reads)
+	leave, err := g.repo.places.read(ctx)
 	if err != nil {
 		return err
 	}
@@ -383,7 +383,7 @@ func (s *stream) ahead() {
 		if f.started() {
 			continue
 		}
-		leave := tryEnter(s.g.repo.c.reads)
+		leave := s.g.repo.places.tryRead()
 		if leave == nil {
 			return
 		}

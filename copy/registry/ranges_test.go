@@ -116,10 +116,10 @@ func TestReadOneRangeUnderMisbehaviour(t *testing.T) {
 		log   []string
 	}{
 		{"wrong start", []front.Rule{{Times: 1, Do: front.Header("Content-Range", "bytes 5000-5999/1048576")}}, nil, []string{partial, partial}},
-		{"wrong total", []front.Rule{{Do: front.Header("Content-Range", "bytes 1000-1999/1048577")}}, ErrRetriesExhausted, []string{partial, partial, partial, partial, partial}},
+		{"wrong total", []front.Rule{{Do: front.Header("Content-Range", "bytes 1000-1999/1048577")}}, ErrRetriesExhausted, []string{partial, partial, partial, partial, partial, partial}},
 		{"no Content-Range", []front.Rule{{Times: 1, Do: front.Header("Content-Range", "")}}, nil, []string{partial, partial}},
 		{"truncated", []front.Rule{{Times: 1, Do: front.Truncate(10)}}, nil, []string{partial, partial}},
-		{"truncated for ever", []front.Rule{{Do: front.Truncate(10)}}, ErrRetriesExhausted, []string{partial, partial, partial, partial, partial}},
+		{"truncated for ever", []front.Rule{{Do: front.Truncate(10)}}, ErrRetriesExhausted, []string{partial, partial, partial, partial, partial, partial}},
 		{"encoded", []front.Rule{{Do: front.Header("Content-Encoding", "gzip")}}, ErrBadAnswer, []string{partial}},
 		{"200 that is too long", []front.Rule{{Do: front.IgnoreRange()}}, ErrNoRanges, []string{"GET r OK"}},
 	} {

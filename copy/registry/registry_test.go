@@ -63,7 +63,7 @@ func (b *bench) serve(t *testing.T, h http.Handler, o *Options) {
 	}
 	b.r = b.c.Repo(strings.TrimPrefix(srv.URL, "http://"), repoName)
 	t.Cleanup(func() {
-		if n := len(b.c.reads) + len(b.c.writes); n != 0 {
+		if n := len(b.c.all.reads) + len(b.c.all.writes); n != 0 {
 			t.Errorf("%d places were not given back", n)
 		}
 	})
@@ -147,7 +147,7 @@ func TestBlobUnderMisbehaviour(t *testing.T) {
 		{"too short", []front.Rule{{Do: front.Resize(-1)}}, manifest.ErrDigestMismatch, []string{ok}, 0},
 		{"encoded", []front.Rule{{Do: front.Header("Content-Encoding", "gzip")}}, ErrBadAnswer, []string{ok}, 0},
 		{"503 twice", []front.Rule{{Times: 2, Do: unavailable}}, nil, []string{"GET Service Unavailable", "GET Service Unavailable", ok}, 2},
-		{"503 for ever", []front.Rule{{Do: unavailable}}, ErrRetriesExhausted, slices.Repeat([]string{"GET Service Unavailable"}, 5), 4},
+		{"503 for ever", []front.Rule{{Do: unavailable}}, ErrRetriesExhausted, slices.Repeat([]string{"GET Service Unavailable"}, 6), 5},
 		{"429 once", []front.Rule{{Times: 1, Do: front.Status(429, "TOOMANYREQUESTS", "Retry-After", "7")}}, nil, []string{"GET Too Many Requests", ok}, 1},
 		{"500 once", []front.Rule{{Times: 1, Do: front.Status(500, "UNKNOWN")}}, nil, []string{"GET Internal Server Error", ok}, 1},
 		{"400", []front.Rule{{Do: front.Status(400, "BAD")}}, errAny, []string{"GET Bad Request"}, 0},

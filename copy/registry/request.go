@@ -247,6 +247,9 @@ func drain(resp *http.Response) {
 
 // send makes one HTTP request. The body of the answer fails with errStalled if no byte comes for too long.
 func (r *Repo) send(ctx context.Context, e *endpoint, c *call, h *hop) (*http.Response, error) {
+	if err := r.places.pace.wait(ctx, r.c.now(), r.c.pause); err != nil {
+		return nil, err
+	}
 	watched, w := r.c.watch(ctx)
 	req, err := r.request(watched, c, h, w)
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	defaultRetries = 4
+	defaultRetries = 5
 	firstPause     = 250 * time.Millisecond
 	maxPause       = 60 * time.Second // spec/copy-rules.md 72
 )

@@ -107,7 +107,7 @@ func (r *Repo) PutBlob(ctx context.Context, d v1.Descriptor, open func() (io.Rea
 
 func (r *Repo) putOnce(ctx context.Context, d v1.Descriptor, open func() (io.ReadCloser, error)) error {
 	src := &source{open: open, size: d.Size, leave: func() {},
-		enter: func() (func(), error) { return enter(ctx, r.c.writes) }}
+		enter: func() (func(), error) { return r.places.write(ctx) }}
 	defer src.close()
 	if err := src.prepare(); err != nil {
 		return err
