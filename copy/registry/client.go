@@ -30,10 +30,8 @@ type Options struct {
 	AuthFiles []string
 	// Jobs bounds the blob bodies that are read at once, and separately those that are sent; 0 means 6.
 	Jobs int
-	// JobsPerHost bounds them for each host; 0 means no more than Jobs does.
-	JobsPerHost int
-	// RequestsPerSecond spreads the requests to each host, those for tokens left out; 0 means no bound.
-	RequestsPerSecond float64
+	// PerHost bounds what one host is asked for.
+	PerHost PerHost
 	// Stall is how long a connection may go without a byte before it is given up as broken; 0 means a minute.
 	Stall time.Duration
 	// UserAgent is sent with every request; "" means "tocsin".
@@ -42,6 +40,12 @@ type Options struct {
 	Retries int
 	// Logger gets one line per retry; nil means none.
 	Logger *slog.Logger
+}
+
+// PerHost are bounds for each host by itself.
+type PerHost struct {
+	Jobs              int     // of Options.Jobs; 0 means as many
+	RequestsPerSecond float64 // those for tokens left out; 0 means no bound
 }
 
 // Client talks to registries. It is safe for concurrent use and needs no Close.
@@ -73,8 +77,8 @@ func New(o *Options) *Client {
 	if c.o.Jobs <= 0 {
 		c.o.Jobs = defaultJobs
 	}
-	if c.o.JobsPerHost <= 0 {
-		c.o.JobsPerHost = c.o.Jobs
+	if c.o.PerHost.Jobs <= 0 {
+		c.o.PerHost.Jobs = c.o.Jobs
 	}
 	if c.o.Stall > 0 {
 		c.stall = c.o.Stall
