@@ -75,7 +75,10 @@ func prepare(ctx context.Context, judge *judged, dst manifest.Ref, o *Options) (
 	s.encoded = !fromStore
 	s.toStore = dst.Transport == manifest.Store
 	s.digested, s.strip = dst.Digest, o.Select.Strip
-	carry := newCarrier(judge, dst, o.Signatures)
+	carry, err := newCarrier(judge, dst, s, o.Signatures)
+	if err != nil {
+		return s, nil, o, err
+	}
 	s.signed = carry.signed(s.top.digest)
 	if err := checkDigested(s); err != nil {
 		return s, nil, o, err

@@ -52,7 +52,7 @@ func readLimited(path string, limit int64) ([]byte, error) {
 // lookasideWritable is nil if signatures can be written below base.
 func lookasideWritable(ref manifest.Ref, base string) error {
 	if base == "" {
-		return fmt.Errorf("registries.d has no lookaside for %s to keep them in; --remove-signatures copies without them: %w", ref.Repository(), ErrUsage)
+		return fmt.Errorf("nothing says where simple signatures of %s are kept (a lookaside of registries.d); --remove-signatures copies without them: %w", ref.Repository(), ErrUsage)
 	}
 	u, err := policy.LookasideURL(base, ref, digest.FromString(""), 1)
 	if err != nil {

@@ -235,7 +235,7 @@ func TestSelectRefused(t *testing.T) {
 		{single, "a:1", Options{Select: Select{Digests: []digest.Digest{listDigest}}}, ErrNotFound},
 		{single, "a:1", Options{Select: Select{IndexOnly: true}}, ErrUsage},
 		{multi, "a:1", Options{Select: Select{IndexOnly: true, Strip: true}}, ErrUsage}, // rule 7: an empty image
-		// L17, rules 19 and 21: a list that must stay cannot lose entries.
+		// L17, rule 19, rule 21: a list that must stay cannot lose entries.
 		{multi, "a:1", Options{Select: Select{Platforms: amd, Strip: true}, Preserve: true}, ErrPreserve},
 		{multi, "a@" + listDigest.String(), Options{Select: Select{Platforms: amd, Strip: true}}, ErrPreserve},
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -19,6 +20,9 @@ type Signing struct {
 	// Remove leaves the source's signatures behind, those of the list and of instances. The
 	// destination keeps none either, but for attachments in a registry, to which others add as well.
 	Remove bool
+	// RemoveList leaves the signatures of the list itself behind, and keeps those of its instances. A copy of a single
+	// image is ErrUsage then. Remove includes it.
+	RemoveList bool
 	// Look looks for signatures in registries also where neither the policy nor registries.d says that there are any.
 	Look bool
 	// Signers each sign every manifest that is written, and the list.
@@ -31,6 +35,9 @@ type Signing struct {
 // goroutines.
 type Signer interface {
 	Sign(policy.Claim) (policy.Signature, error)
+	// Made reports whether a signature is this signer's of that claim already, whatever time it says. Such a one is kept
+	// and none is made beside it.
+	Made(policy.Signature, policy.Claim) bool
 }
 
 // maxSignatures bounds the signatures of one manifest.
@@ -65,20 +72,33 @@ type carrier struct {
 	options Signing
 	from    *judged
 	dst     manifest.Ref
-	found   map[digest.Digest][]policy.Signature // empty if they are removed
+	found   map[digest.Digest][]policy.Signature // without those that are removed
+	unsaid  digest.Digest                        // the list whose signatures are removed, or ""
 	now     time.Time
 
 	mu   sync.Mutex
 	made map[digest.Digest][]policy.Signature
 }
 
-func newCarrier(j *judged, dst manifest.Ref, o Signing) *carrier {
+func newCarrier(j *judged, dst manifest.Ref, s situation, o Signing) (*carrier, error) {
 	c := &carrier{options: o, from: j, dst: dst, now: time.Now(), made: make(map[digest.Digest][]policy.Signature)}
-	if !o.Remove {
-		c.found = j.found
+	if o.Remove {
+		return c, nil
 	}
-	return c
+	c.found = j.found
+	if o.RemoveList {
+		if s.list == nil {
+			return nil, fmt.Errorf("%s is copied as a single image, so there is no list whose signatures --remove-list-signatures could leave behind: %w", s.top.digest, ErrUsage)
+		}
+		c.unsaid = s.top.digest
+		c.found = maps.Clone(j.found)
+		delete(c.found, c.unsaid)
+	}
+	return c, nil
 }
+
+// removes reports whether what there is of signatures of a manifest goes.
+func (c *carrier) removes(d digest.Digest) bool { return c.options.Remove || d == c.unsaid }
 
 // signed reports whether a manifest of the source has signatures that are to be kept.
 func (c *carrier) signed(d digest.Digest) bool { return len(c.found[d]) > 0 }
@@ -118,7 +138,7 @@ func (c *carrier) fits(s situation) error {
 	return nil
 }
 
-// fresh signs a digest with every signer, once however often it is asked.
+// fresh signs a digest with every signer that has not signed it yet, once however often it is asked.
 func (c *carrier) fresh(d digest.Digest) ([]policy.Signature, error) {
 	if len(c.options.Signers) == 0 {
 		return nil, nil
@@ -134,6 +154,9 @@ func (c *carrier) fresh(d digest.Digest) ([]policy.Signature, error) {
 	}
 	var out []policy.Signature
 	for _, s := range c.options.Signers {
+		if slices.ContainsFunc(c.found[d], func(sig policy.Signature) bool { return s.Made(sig, claim) }) {
+			continue
+		}
 		sig, err := s.Sign(claim)
 		if err != nil {
 			return nil, fmt.Errorf("sign %s: %w", d, err)
@@ -157,7 +180,7 @@ func (c *carrier) put(ctx context.Context, to destination, of subject) error {
 		return nil
 	}
 	sigs, err := c.of(of.digest)
-	if err != nil || len(sigs) == 0 && !c.options.Remove {
+	if err != nil || len(sigs) == 0 && !c.removes(of.digest) {
 		return err
 	}
 	if err := holder.putSignatures(ctx, of, sigs); err != nil {

@@ -187,7 +187,7 @@ func TestRejectAll(t *testing.T) {
 	w.empty(w.env)
 }
 
-// L20, rules 49, 57 and 58, L25, L23, L28: signatures are made for the list and for each instance over what is written, and then
+// L20, rule 49, rule 57, rule 58, L25, L23, L28: signatures are made for the list and for each instance over what is written, and then
 // travel through every place that can hold them, byte for byte and apart.
 func TestSignAndCarry(t *testing.T) {
 	w := newWorld(t, 4)
@@ -224,7 +224,8 @@ func TestSignAndCarry(t *testing.T) {
 	}
 }
 
-// L20: an edited image is signed as it is written, and the signature is found under the new digest (rule 58).
+// rule 58, L20: an edited image is signed as it is written, and the signature is found under the new digest: the list's
+// and each instance's.
 func TestSignEdited(t *testing.T) {
 	w := newWorld(t, 4)
 	k := newKeys(t)
@@ -288,7 +289,7 @@ func TestNoPlaceForSignatures(t *testing.T) {
 	}
 }
 
-// rules 19 and 21, L17: an edit that would make signatures wrong is refused, for the list and for an instance alone.
+// rule 19, rule 21, L17: an edit that would make signatures wrong is refused, for the list and for an instance alone.
 func TestEditsOfSigned(t *testing.T) {
 	w := newWorld(t, 4)
 	k := newKeys(t)

@@ -18,12 +18,19 @@ var (
 	_ signedDestination = (*docker)(nil)
 )
 
-// places is what registries.d says about this repository.
+// places is what registries.d says about this repository, and the usual lookaside where it says nothing.
 func (d *docker) places() policy.SignaturePlaces {
 	if d.trust == nil {
 		return policy.SignaturePlaces{}
 	}
-	return d.trust.Registries.For(d.ref)
+	at := d.trust.Registries.For(d.ref)
+	if at.Read == "" {
+		at.Read = d.trust.Lookaside
+	}
+	if at.Write == "" {
+		at.Write = d.trust.Lookaside
+	}
+	return at
 }
 
 // signatures reads the lookaside, then the attachments: each where registries.d names it, and where they are wanted.
@@ -114,33 +121,72 @@ func (d *docker) putSignatures(ctx context.Context, of subject, sigs []policy.Si
 	return d.attach(ctx, of.digest, sigstore)
 }
 
+// attach adds signatures to the attachment. Signers whose claim and key are the same make the same signature, so that
+// what was added before is there and is not added again.
 func (d *docker) attach(ctx context.Context, of digest.Digest, sigs []policy.Signature) error {
 	tag, err := policy.AttachmentTag(of)
 	if err != nil {
 		return err
 	}
-	old, err := d.attachment(ctx, tag)
+	err = d.mergeTag(ctx, tag, func(ctx context.Context, there *document) (*document, error) {
+		old, err := d.attachment(ctx, there)
+		if err != nil {
+			return nil, err
+		}
+		next, added, err := policy.AddSignatures(old, sigs)
+		if err != nil || len(added) == 0 {
+			return nil, err
+		}
+		for _, sig := range added {
+			if err := d.putSmall(ctx, sig.Layer(), sig.Payload()); err != nil {
+				return nil, err
+			}
+		}
+		config := v1.Descriptor{MediaType: v1.MediaTypeImageConfig, Digest: digest.FromBytes(next.Config), Size: int64(len(next.Config))}
+		if err := d.putSmall(ctx, config, next.Config); err != nil {
+			return nil, err
+		}
+		out := made(next.Manifest, v1.MediaTypeImageManifest)
+		return &out, nil
+	})
 	if err != nil {
 		return fmt.Errorf("%s: %w", tag, err)
 	}
-	next, added, err := policy.AddSignatures(old, sigs)
-	if err != nil || len(added) == 0 {
-		return err
-	}
-	for _, sig := range added {
-		if err := d.putSmall(ctx, sig.Layer(), sig.Payload()); err != nil {
-			return fmt.Errorf("%s: %w", tag, err)
-		}
-	}
-	config := v1.Descriptor{MediaType: v1.MediaTypeImageConfig, Digest: digest.FromBytes(next.Config), Size: int64(len(next.Config))}
-	if err := d.putSmall(ctx, config, next.Config); err != nil {
-		return fmt.Errorf("%s: %w", tag, err)
-	}
-	return d.repo.PutManifest(ctx, tag, next.Manifest, v1.MediaTypeImageManifest)
+	return nil
 }
 
-// attachment is what the registry has already, nil if nothing.
-func (d *docker) attachment(ctx context.Context, tag string) (*policy.Attachment, error) {
+// maxMerges is how often a tag that others write to as well is read and written again before a copy gives up.
+const maxMerges = 8
+
+// mergeTag makes a tag say what merge makes of what it says (nil: there is no such tag), until merge has nothing to add
+// (nil). A registry lets the last writer win, so the tag is read again right before it is written and after it was: whoever
+// was overwritten adds what is missing once more.
+func (d *docker) mergeTag(ctx context.Context, tag string, merge func(ctx context.Context, there *document) (*document, error)) error {
+	for range maxMerges {
+		there, err := d.tagged(ctx, tag)
+		if err != nil {
+			return err
+		}
+		next, err := merge(ctx, there)
+		if err != nil || next == nil {
+			return err
+		}
+		now, err := d.tagged(ctx, tag) // blobs were sent since
+		if err != nil {
+			return err
+		}
+		if idOf(now) != idOf(there) {
+			continue
+		}
+		if err := d.repo.PutManifest(ctx, tag, next.raw, next.mediaType); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("others keep replacing it: %w", registry.ErrRetriesExhausted)
+}
+
+// tagged is what a tag names, nil if there is no such tag.
+func (d *docker) tagged(ctx context.Context, tag string) (*document, error) {
 	raw, mediaType, err := d.repo.Manifest(ctx, tag)
 	if errors.Is(err, registry.ErrNotFound) {
 		return nil, nil
@@ -148,12 +194,28 @@ func (d *docker) attachment(ctx context.Context, tag string) (*policy.Attachment
 	if err != nil {
 		return nil, err
 	}
-	m, err := manifest.ParseManifest(raw, mediaType)
+	doc := made(raw, mediaType)
+	return &doc, nil
+}
+
+func idOf(doc *document) digest.Digest {
+	if doc == nil {
+		return ""
+	}
+	return doc.digest
+}
+
+// attachment is what the registry has already, nil if nothing.
+func (d *docker) attachment(ctx context.Context, there *document) (*policy.Attachment, error) {
+	if there == nil {
+		return nil, nil
+	}
+	m, err := manifest.ParseManifest(there.raw, there.mediaType)
 	if err != nil {
 		return nil, err
 	}
 	config, err := readBlob(ctx, d, m.Config, manifest.MaxConfigSize)
-	return &policy.Attachment{Manifest: raw, Config: config}, err
+	return &policy.Attachment{Manifest: there.raw, Config: config}, err
 }
 
 func (d *docker) putSmall(ctx context.Context, desc v1.Descriptor, raw []byte) error {

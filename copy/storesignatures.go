@@ -39,12 +39,12 @@ func (c *carrier) stored(st *store.Store, docs []store.RawManifest) (map[digest.
 			}
 			blobs = append(blobs, raw)
 		}
-		if !c.options.Remove {
+		if !c.removes(doc.Digest) {
 			if blobs, err = c.keepOld(st, doc, blobs); err != nil {
 				return nil, err
 			}
 		}
-		if len(blobs) > 0 || c.options.Remove {
+		if len(blobs) > 0 || c.removes(doc.Digest) {
 			out[doc.Digest] = blobs
 		}
 	}

@@ -21,6 +21,8 @@ type Trust struct {
 	Policy *policy.Policy
 	// Registries says where registries' signatures are; nil is an empty registries.d.
 	Registries *policy.Registries
+	// Lookaside is the base URL of the lookaside for images of which registries.d says none; "" is none.
+	Lookaside string
 	// RequireSigned refuses images of which the policy demands no signature.
 	RequireSigned bool
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -56,6 +57,9 @@ func (t trustFlags) load() (*copy.Trust, error) {
 			return nil, usage(fmt.Errorf("%s: %w", name, err))
 		}
 	}
+	if out.Lookaside, err = usualLookaside(); err != nil {
+		return nil, err
+	}
 	dir, err := configured(t.registries, registriesDir)
 	if err != nil || dir == "" {
 		return out, err
@@ -90,6 +94,22 @@ func configured(name, usual string) (string, error) {
 		}
 	}
 	return "", nil
+}
+
+// usualLookaside is the directory where podman and skopeo keep simple signatures when registries.d does not say: one for
+// root, and one for each user.
+func usualLookaside() (string, error) {
+	dir := "/var/lib/containers/sigstore"
+	if os.Geteuid() != 0 {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return "", nil // a user without a home has none
+		}
+		if dir, err = filepath.Abs(filepath.Join(home, ".local/share/containers/sigstore")); err != nil {
+			return "", err
+		}
+	}
+	return (&url.URL{Scheme: "file", Path: dir}).String(), nil
 }
 
 func readYAMLs(dir string) (map[string][]byte, error) {
@@ -127,7 +147,7 @@ func (a *app) trust(env *copy.Env, t trustFlags, refs ...manifest.Ref) error {
 
 // signatureFlags say what becomes of signatures, and who signs.
 type signatureFlags struct {
-	remove               bool
+	remove, removeList   bool
 	with, openpgp, keys  []string
 	identity, passphrase string
 }
@@ -135,6 +155,7 @@ type signatureFlags struct {
 func (s *signatureFlags) carried(f *pflag.FlagSet) {
 	f.StringSliceVar(&s.with, "with", nil, "sigs: look for sigstore signatures also where neither the policy nor registries.d says that there are any")
 	f.BoolVar(&s.remove, "remove-signatures", false, "leave signatures behind")
+	f.BoolVar(&s.removeList, "remove-list-signatures", false, "leave the signatures of the list itself behind, and carry those of its instances")
 }
 
 func (s *signatureFlags) made(f *pflag.FlagSet) {
@@ -145,7 +166,7 @@ func (s *signatureFlags) made(f *pflag.FlagSet) {
 }
 
 func (s *signatureFlags) signing() (copy.Signing, error) {
-	out := copy.Signing{Remove: s.remove, Identity: s.identity}
+	out := copy.Signing{Remove: s.remove, RemoveList: s.removeList, Identity: s.identity}
 	for _, w := range s.with {
 		if w != "sigs" {
 			return out, usage(fmt.Errorf("--with %q is not sigs", w))

@@ -149,3 +149,15 @@ func (k *OpenPGPSigner) Sign(c Claim) (Signature, error) {
 	}
 	return NewSimple(out.Bytes()), nil
 }
+
+// Made reports whether a signature is this key's and makes this claim, and
+// still holds at the claim's time (now if it has none). The times of two
+// signatures may differ.
+func (k *OpenPGPSigner) Made(s Signature, c Claim) bool {
+	at := c.Time
+	if at.IsZero() {
+		at = time.Now()
+	}
+	made, err := (&KeyRing{keys: openpgp.EntityList{k.key}}).Verify(s, at)
+	return err == nil && made.Reference == c.Reference && made.Digest == c.Digest
+}

@@ -5,13 +5,13 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
 	"fmt"
+	"time"
 )
 
 // PublicKey verifies sigstore signatures: ECDSA (P-256, P-384, P-521), Ed25519
@@ -176,8 +176,10 @@ type KeySigner struct {
 	key crypto.Signer
 }
 
-// Sign returns a sigstore signature of the claim (see NewClaim).
+// Sign returns a sigstore signature of the claim (see NewClaim). The claim's time is left out and nothing in it is
+// random: one key makes the same bytes of one claim whenever it is asked, so that no place gets the same signature twice.
 func (k *KeySigner) Sign(c Claim) (Signature, error) {
+	c.Time = time.Time{}
 	payload, err := c.marshal(typeSigstore)
 	if err != nil {
 		return Signature{}, err
@@ -186,11 +188,17 @@ func (k *KeySigner) Sign(c Claim) (Signature, error) {
 	if _, ok := k.key.(ed25519.PrivateKey); ok {
 		message, opts = payload, crypto.Hash(0)
 	}
-	sig, err := k.key.Sign(rand.Reader, message, opts)
+	sig, err := k.key.Sign(nil, message, opts) // without a source of randomness ECDSA follows RFC 6979
 	if err != nil {
 		return Signature{}, fmt.Errorf("sign %s: %w", c.Digest, err)
 	}
 	return NewSigstore(MediaTypeSigstore, payload, map[string]string{
 		AnnotationSignature: base64.StdEncoding.EncodeToString(sig),
 	}), nil
+}
+
+// Made reports whether a signature is this key's and makes this claim, whenever it was made.
+func (k *KeySigner) Made(s Signature, c Claim) bool {
+	made, err := (&PublicKey{key: k.key.Public()}).Verify(s)
+	return err == nil && made.Reference == c.Reference && made.Digest == c.Digest
 }
