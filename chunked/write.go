@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"runtime"
 
@@ -14,11 +13,40 @@ import (
 	"github.com/tocsin/tocsin/manifest"
 )
 
-// WriterOptions are the options of Compress. They change the size of what is written and the time it takes, never what it
-// says; equal levels give equal bytes whatever the number of workers.
+// WriterOptions are the options of Compress. They never change the tar that is said; equal options give equal bytes
+// whatever the number of workers.
 type WriterOptions struct {
 	Level   int // of zstd's own numbers, 1 to 22; 0 is 3
 	Workers int // goroutines that compress; 0 is GOMAXPROCS
+
+	Algorithm digest.Algorithm // of files, chunks, tar-split, TOC and blob; "" is sha256
+	DiffID    digest.Algorithm // of the tar; "" is sha256
+}
+
+// filled is o with its zero fields replaced, which may be nil. An error if a field is out of range.
+func (o *WriterOptions) filled() (WriterOptions, error) {
+	var f WriterOptions
+	if o != nil {
+		f = *o
+	}
+	if f.Level == 0 {
+		f.Level = 3
+	}
+	if f.Workers == 0 {
+		f.Workers = runtime.GOMAXPROCS(0)
+	}
+	for _, alg := range []*digest.Algorithm{&f.Algorithm, &f.DiffID} {
+		if *alg == "" {
+			*alg = digest.SHA256
+		}
+		if !alg.Available() {
+			return f, fmt.Errorf("compress: digest algorithm %.100q: %w", string(*alg), manifest.ErrUnsupported)
+		}
+	}
+	if f.Level < 1 || f.Level > 22 || f.Workers < 1 {
+		return f, fmt.Errorf("compress: level %d, %d workers: out of range", f.Level, f.Workers)
+	}
+	return f, nil
 }
 
 // Written is what Compress says of the blob it has written.
@@ -58,7 +86,8 @@ type pipeline struct {
 	free, encode, hash, describe, commit chan *batch
 
 	enc  *zstd.Encoder
-	diff hash.Hash
+	alg  digest.Algorithm
+	diff digest.Digester
 	desc *describer
 	com  *committer
 
@@ -67,36 +96,30 @@ type pipeline struct {
 }
 
 func newPipeline(dst io.Writer, o *WriterOptions) (*pipeline, error) {
-	level, workers := 3, runtime.GOMAXPROCS(0)
-	if o != nil && o.Level != 0 {
-		level = o.Level
-	}
-	if o != nil && o.Workers != 0 {
-		workers = o.Workers
-	}
-	if level < 1 || level > 22 || workers < 1 {
-		return nil, fmt.Errorf("compress: level %d, %d workers: out of range", level, workers)
+	f, err := o.filled()
+	if err != nil {
+		return nil, err
 	}
 	// A frame takes the encoder as many positions further as the window is long, and when they run out it clears its
 	// tables: with the usual 8 MiB every 256 frames.
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(level)),
-		zstd.WithEncoderConcurrency(workers), zstd.WithEncoderCRC(true), zstd.WithWindowSize(maxChunk))
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(f.Level)),
+		zstd.WithEncoderConcurrency(f.Workers), zstd.WithEncoderCRC(true), zstd.WithWindowSize(maxChunk))
 	if err != nil {
 		return nil, fmt.Errorf("compress: %w", err)
 	}
-	desc, err := newDescriber()
+	desc, err := newDescriber(f.Algorithm)
 	if err != nil {
 		return nil, fmt.Errorf("compress: %w", err)
 	}
-	com, err := newCommitter(dst)
+	com, err := newCommitter(dst, f.Algorithm)
 	if err != nil {
 		return nil, fmt.Errorf("compress: %w", err)
 	}
 	p := &pipeline{
-		enc: enc, diff: digest.SHA256.Hash(), desc: desc, com: com,
+		enc: enc, alg: f.Algorithm, diff: f.DiffID.Digester(), desc: desc, com: com,
 		failed: make(chan struct{}), done: make(chan error, 1),
 	}
-	p.start(workers)
+	p.start(f.Workers)
 	return p, nil
 }
 
@@ -110,14 +133,14 @@ func (p *pipeline) start(workers int) {
 	for range workers {
 		go func() {
 			for b := range p.encode {
-				b.encode(p.enc)
+				b.encode(p.enc, p.alg)
 				b.stages.Done()
 			}
 		}()
 	}
 	go func() {
 		for b := range p.hash {
-			p.diff.Write(b.raw)
+			p.diff.Hash().Write(b.raw)
 			b.stages.Done()
 		}
 	}()
@@ -208,14 +231,15 @@ func (p *pipeline) finish() (*Written, error) {
 	if err != nil {
 		return nil, err
 	}
-	w.DiffID = digest.NewDigest(digest.SHA256, p.diff)
+	w.DiffID = p.diff.Digest()
 	return w, nil
 }
 
 // committer writes finished batches and keeps the TOC.
 type committer struct {
 	dst     io.Writer
-	sum     hash.Hash
+	alg     digest.Algorithm
+	sum     digest.Digester
 	size    int64 // of the blob so far
 	tarSize int64
 	toc     *tocWriter
@@ -223,9 +247,9 @@ type committer struct {
 	chunk   Chunk   // under way
 }
 
-func newCommitter(dst io.Writer) (*committer, error) {
+func newCommitter(dst io.Writer, alg digest.Algorithm) (*committer, error) {
 	toc, err := newTOCWriter()
-	return &committer{dst: dst, sum: digest.SHA256.Hash(), toc: toc}, err
+	return &committer{dst: dst, alg: alg, sum: alg.Digester(), toc: toc}, err
 }
 
 // commit writes the frames of b and notes where its chunks are.
@@ -283,7 +307,7 @@ func (c *committer) write(p []byte) error {
 	if err != nil {
 		return fmt.Errorf("write blob at %d: %w", c.size, err)
 	}
-	c.sum.Write(p)
+	c.sum.Hash().Write(p)
 	c.size += int64(n)
 	return nil
 }
@@ -301,12 +325,12 @@ func (c *committer) skippable(payload []byte) (Range, error) {
 
 // finish writes TOC, tar-split and footer.
 func (c *committer) finish(split []byte, splitRaw int64) (*Written, error) {
-	toc, err := c.toc.finish(digest.SHA256.FromBytes(split))
+	toc, err := c.toc.finish(c.alg.FromBytes(split))
 	if err != nil {
 		return nil, err
 	}
 	ref := &manifest.TOCRef{
-		Digest: digest.SHA256.FromBytes(toc), TOCRawLen: c.toc.z.raw, TarSplitRawLen: splitRaw,
+		Digest: c.alg.FromBytes(toc), TOCRawLen: c.toc.z.raw, TarSplitRawLen: splitRaw,
 		Dialect: manifest.DialectContainers,
 	}
 	if ref.TOC, err = c.skippable(toc); err != nil {
@@ -320,6 +344,6 @@ func (c *committer) finish(split []byte, splitRaw int64) (*Written, error) {
 		return nil, err
 	}
 	return &Written{
-		TOC: ref, Digest: digest.NewDigest(digest.SHA256, c.sum), Size: c.size, TarSize: c.tarSize,
+		TOC: ref, Digest: c.sum.Digest(), Size: c.size, TarSize: c.tarSize,
 	}, nil
 }

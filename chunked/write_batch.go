@@ -50,7 +50,7 @@ func (b *batch) reset() {
 
 // encode compresses a batch: one frame for each item of content, one for each run of headers between them. It depends
 // on nothing but the batch, so batches may be encoded in any order.
-func (b *batch) encode(enc *zstd.Encoder) {
+func (b *batch) encode(enc *zstd.Encoder, alg digest.Algorithm) {
 	for i := 0; i < len(b.items); {
 		it := &b.items[i]
 		start, to := len(b.out), it.to
@@ -62,18 +62,18 @@ func (b *batch) encode(enc *zstd.Encoder) {
 		}
 		it.frames = Range{Off: int64(start), Len: int64(len(b.out) - start)}
 		if it.size > 0 {
-			it.digest = b.chunkDigest(it)
+			it.digest = b.chunkDigest(it, alg)
 		}
 	}
 }
 
 // chunkDigest returns the digest of the chunk that ends with it. Data chunks are one item; a chunk of zeros may have
 // begun in earlier batches, but then its size says everything.
-func (b *batch) chunkDigest(it *item) digest.Digest {
+func (b *batch) chunkDigest(it *item, alg digest.Algorithm) digest.Digest {
 	if !it.zeros {
-		return digest.SHA256.FromBytes(b.raw[it.from:it.to])
+		return alg.FromBytes(b.raw[it.from:it.to])
 	}
-	d := digest.SHA256.Digester()
+	d := alg.Digester()
 	for left := it.size; left > 0; left -= int64(len(zeroBlock)) {
 		d.Hash().Write(zeroBlock[:min(left, int64(len(zeroBlock)))])
 	}
@@ -88,12 +88,12 @@ type describer struct {
 	sum   digest.Digester
 }
 
-func newDescriber() (*describer, error) {
+func newDescriber(alg digest.Algorithm) (*describer, error) {
 	split, err := newSplitWriter()
 	if err != nil {
 		return nil, err
 	}
-	return &describer{split: split, crc: crc64.New(storage.CRCTable), sum: digest.SHA256.Digester()}, nil
+	return &describer{split: split, crc: crc64.New(storage.CRCTable), sum: alg.Digester()}, nil
 }
 
 // describe takes the next batch. After an error it must not be called again.

@@ -156,10 +156,10 @@ func checkBlob(t testing.TB, raw, blob []byte, w *Written) *TOC {
 	if !bytes.Equal(decode(t, blob), raw) {
 		t.Error("the blob does not decode to the tar")
 	}
-	if w.DiffID != digest.FromBytes(raw) || w.TarSize != int64(len(raw)) {
+	if w.DiffID != w.DiffID.Algorithm().FromBytes(raw) || w.TarSize != int64(len(raw)) {
 		t.Errorf("tar is %s of %d bytes", w.DiffID, w.TarSize)
 	}
-	if w.Digest != digest.FromBytes(blob) || w.Size != int64(len(blob)) {
+	if w.Digest != w.Digest.Algorithm().FromBytes(blob) || w.Size != int64(len(blob)) {
 		t.Errorf("blob is %s of %d bytes", w.Digest, w.Size)
 	}
 	toc, ts := readBack(t, blob, w)
