@@ -17,7 +17,7 @@ func Copy(ctx context.Context, env *Env, src, dst manifest.Ref, o *Options) (*Re
 	if o == nil {
 		o = &Options{}
 	}
-	from, err := openSource(env, src)
+	from, err := openFor(env, src, o.Platform)
 	if err != nil {
 		return nil, err
 	}

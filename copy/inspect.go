@@ -18,7 +18,7 @@ import (
 // which the list alone tells; of a single image it is the image's own, if its config says that platform, else
 // ErrNotFound.
 func Resolve(ctx context.Context, env *Env, ref manifest.Ref, o *Options) (d digest.Digest, err error) {
-	src, err := openSource(env, ref)
+	src, err := openFor(env, ref, o.Platform)
 	if err != nil {
 		return "", err
 	}
@@ -45,7 +45,7 @@ func Resolve(ctx context.Context, env *Env, ref manifest.Ref, o *Options) (d dig
 
 // Raw returns the bytes of the top-level manifest of a reference, or of a single image's config.
 func Raw(ctx context.Context, env *Env, ref manifest.Ref, config bool, o *Options) (raw []byte, err error) {
-	src, err := openSource(env, ref)
+	src, err := openFor(env, ref, o.Platform)
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +111,7 @@ type InspectedInstance struct {
 // Inspect describes what a reference names. Of a list it describes every instance, and fills the fields of a single
 // image only if o chooses one.
 func Inspect(ctx context.Context, env *Env, ref manifest.Ref, o *Options) (_ *Inspection, err error) {
-	src, err := openSource(env, ref)
+	src, err := openFor(env, ref, o.Platform)
 	if err != nil {
 		return nil, err
 	}

@@ -73,8 +73,19 @@ func openSource(env *Env, ref manifest.Ref) (source, error) {
 		return openDockerArchive(ref), nil
 	case manifest.Store:
 		return newStoreSource(env, ref), nil
+	case manifest.Tarball:
+		return newTarball(ref), nil
 	}
 	return nil, fmt.Errorf("%s cannot be copied from: %w", ref, ErrUsage)
+}
+
+// openFor opens a source that may have to make an image first, for the platform that was asked for.
+func openFor(env *Env, ref manifest.Ref, platform *v1.Platform) (source, error) {
+	src, err := openSource(env, ref)
+	if t, ok := src.(*tarball); ok && platform != nil {
+		t.platform = *platform
+	}
+	return src, err
 }
 
 func openDestination(env *Env, ref manifest.Ref) (destination, error) {

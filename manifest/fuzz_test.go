@@ -25,7 +25,8 @@ func seed(f *testing.F, seeds ...string) {
 // FuzzParseRef: what parses is stable under String.
 func FuzzParseRef(f *testing.F) {
 	seed(f, "alpine", "docker://localhost:5000/a/b:c@"+someDigest, "store:@"+someDigest, "oci:dir:name", "oci:dir@3",
-		"oci:a@b:c@"+someDigest, "docker-archive:x.tar:y:z", "dir:/a", "ocidir://x", "oci:a@1@2", "oci:a:@1")
+		"oci:a@b:c@"+someDigest, "docker-archive:x.tar:y:z", "dir:/a", "ocidir://x", "oci:a@1@2", "oci:a:@1",
+		"containerd:k8s.io/x:1", "containerd:n/@"+someDigest, "docker-daemon:x", "docker-daemon:"+someDigest, "tarball:-", "atomic:x")
 	f.Fuzz(func(t *testing.T, s string) {
 		r, err := ParseRef(s)
 		if err != nil {

@@ -20,6 +20,9 @@ const (
 	OCIArchive    Transport = "oci-archive"
 	DockerArchive Transport = "docker-archive"
 	Dir           Transport = "dir"
+	Containerd    Transport = "containerd"
+	DockerDaemon  Transport = "docker-daemon"
+	Tarball       Transport = "tarball"
 )
 
 // maxRef bounds what ParseRef looks at, in bytes: a path of PATH_MAX and a
@@ -30,11 +33,12 @@ const maxRef = 8 << 10
 // a transport does not use are zero, Index -1.
 type Ref struct {
 	Transport Transport
-	Host      string        // docker, store: "docker.io"
-	Repo      string        // docker, store: "library/alpine"
-	Tag       string        // docker, store: "latest" if nothing was said; with a digest "" or kept for the destination's name
-	Digest    digest.Digest // docker, store, oci: wins over a tag
-	Path      string        // oci, archives, dir: as written
+	Namespace string        // containerd: one of its namespaces
+	Host      string        // docker, store, daemons: "docker.io"
+	Repo      string        // docker, store, daemons: "library/alpine"
+	Tag       string        // docker, store, daemons: "latest" if nothing was said; with a digest "" or kept for the destination's name
+	Digest    digest.Digest // docker, store, daemons, oci: wins over a tag; of docker-daemon without a name the image's ID
+	Path      string        // oci, archives, dir, tarball: as written
 	Name      string        // oci, archives: which image in there; "" means the only one
 	Index     int           // oci, archives: @N, counted from 0; -1 none
 }
@@ -42,7 +46,7 @@ type Ref struct {
 // ParseRef reads a reference as spec/cli.md 2 spells them. A bare name is a
 // registry reference, normalised as docker does it; ocidir:// and
 // oci-layout:// mean oci:. The error is ErrMalformed, or ErrUnsupported for
-// another tool's transports.
+// another tool's transports, with what to use instead.
 func ParseRef(s string) (Ref, error) {
 	r, err := parseRef(s)
 	if err != nil {
@@ -69,14 +73,33 @@ func parseRef(s string) (Ref, error) {
 		return parseNamed(Docker, s)
 	}
 	switch t := Transport(transport); t {
-	case OCI, OCIArchive, DockerArchive, Dir:
+	case OCI, OCIArchive, DockerArchive, Dir, Tarball:
 		return parsePath(t, rest)
 	case Store:
 		return parseStore(rest)
-	case "docker-daemon", "containers-storage":
-		return Ref{}, fmt.Errorf("transport %s: %w", t, ErrUnsupported)
+	case Containerd:
+		return parseContainerd(rest)
+	case DockerDaemon:
+		return parseDaemon(rest)
+	}
+	if instead := insteadOf(transport); instead != "" {
+		return Ref{}, fmt.Errorf("%w: transport %s: %s (an image that is called so is docker://%s)", ErrUnsupported, transport, instead, s)
 	}
 	return parseNamed(Docker, s)
+}
+
+// insteadOf says what to use in place of a transport of skopeo's that tocsin
+// does not have, "" for what is none of them.
+func insteadOf(transport string) string {
+	switch transport {
+	case "containers-storage":
+		return "podman's own store is not read; podman save writes an oci-archive: or docker-archive:, and podman pull reads oci:, oci-archive: and dir:"
+	case "ostree":
+		return "an OSTree repository is not a place of images here; use oci:, or dir: for plain files"
+	case "atomic":
+		return "OpenShift's registry is read and written as any other; use docker://"
+	}
+	return ""
 }
 
 // parseNamed reads [host/]repo[:tag][@digest].
@@ -109,11 +132,56 @@ func parseStore(s string) (Ref, error) {
 	return r, ValidDigest(r.Digest)
 }
 
+// parseContainerd reads namespace/name, or namespace/@digest alone.
+func parseContainerd(s string) (Ref, error) {
+	namespace, name, ok := strings.Cut(s, "/")
+	if !ok {
+		return Ref{}, fmt.Errorf("%w: it is containerd:NAMESPACE/NAME, such as containerd:default/alpine", ErrMalformed)
+	}
+	if !validNamespace(namespace) {
+		return Ref{}, fmt.Errorf("%w: containerd has no namespace called %.100q", ErrMalformed, namespace)
+	}
+	r, err := parseStore(name)
+	r.Transport, r.Namespace = Containerd, namespace
+	return r, err
+}
+
+// validNamespace follows containerd's rule for identifiers: runs of letters
+// and digits with single dots, hyphens or underscores between them, 76 bytes
+// at most.
+func validNamespace(s string) bool {
+	if len(s) > 76 {
+		return false
+	}
+	between := true // the start, or a separator, is what came before
+	for _, c := range s {
+		switch alnum := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'; {
+		case alnum:
+			between = false
+		case between || !strings.ContainsRune("._-", c):
+			return false
+		default:
+			between = true
+		}
+	}
+	return !between
+}
+
+// parseDaemon reads a name, or an image's ID (sha256:hex) alone.
+func parseDaemon(s string) (Ref, error) {
+	if !strings.HasPrefix(s, "sha256:") {
+		return parseNamed(DockerDaemon, s)
+	}
+	r := Ref{Transport: DockerDaemon, Digest: digest.Digest(s), Index: -1}
+	return r, ValidDigest(r.Digest)
+}
+
 // parsePath reads path[:name][@digest|@N]. As in skopeo the path ends at the
-// first colon, so a name may hold more of them. dir has a path only.
+// first colon, so a name may hold more of them. dir and tarball have a path
+// only.
 func parsePath(t Transport, s string) (Ref, error) {
 	r := Ref{Transport: t, Index: -1}
-	if t == Dir {
+	if t == Dir || t == Tarball {
 		r.Path = s
 		return r, checkPath(r)
 	}
@@ -187,6 +255,10 @@ func (r Ref) String() string {
 		return "docker://" + r.named()
 	case Store:
 		return "store:" + r.named()
+	case Containerd:
+		return "containerd:" + r.Namespace + "/" + r.named()
+	case DockerDaemon:
+		return "docker-daemon:" + strings.TrimPrefix(r.named(), "@")
 	}
 	s := string(r.Transport) + ":" + r.Path
 	if r.Name != "" {
@@ -230,6 +302,10 @@ func (r Ref) Familiar() string {
 		return r.FamiliarName()
 	case Store:
 		return "store:" + r.FamiliarName()
+	case Containerd:
+		return "containerd:" + r.Namespace + "/" + r.FamiliarName()
+	case DockerDaemon:
+		return "docker-daemon:" + strings.TrimPrefix(r.FamiliarName(), "@")
 	}
 	return r.String()
 }

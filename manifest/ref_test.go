@@ -17,6 +17,10 @@ func TestParseRef(t *testing.T) {
 	path := func(tr Transport, path, name, d string, index int) Ref {
 		return Ref{Transport: tr, Path: path, Name: name, Digest: digest.Digest(d), Index: index}
 	}
+	inside := func(namespace string, r Ref) Ref {
+		r.Namespace = namespace
+		return r
+	}
 	for _, tt := range []struct {
 		in       string
 		want     Ref
@@ -41,6 +45,16 @@ func TestParseRef(t *testing.T) {
 		{"docker-archive:a.tar:x", path(DockerArchive, "a.tar", "docker.io/library/x:latest", "", -1), "docker-archive:a.tar:docker.io/library/x:latest"},
 		{"docker-archive:a.tar:@1", path(DockerArchive, "a.tar", "", "", 1), "docker-archive:a.tar@1"},
 		{"dir:/a:b@7", path(Dir, "/a:b@7", "", "", -1), "dir:/a:b@7"},
+		{"tarball:/a:b@7.tar", path(Tarball, "/a:b@7.tar", "", "", -1), "tarball:/a:b@7.tar"},
+		{"tarball:-", path(Tarball, "-", "", "", -1), "tarball:-"},
+		{"containerd:k8s.io/x", inside("k8s.io", named(Containerd, "docker.io", "library/x", "latest", "")), "containerd:k8s.io/x:latest"},
+		{"containerd:default/quay.io/a/b:c", inside("default", named(Containerd, "quay.io", "a/b", "c", "")), "containerd:default/quay.io/a/b:c"},
+		{"containerd:n/x@" + someDigest, inside("n", named(Containerd, "docker.io", "library/x", "", someDigest)), "containerd:n/x@" + someDigest},
+		{"containerd:n/@" + someDigest, inside("n", named(Containerd, "", "", "", someDigest)), "containerd:n/@" + someDigest},
+		{"docker-daemon:x", named(DockerDaemon, "docker.io", "library/x", "latest", ""), "docker-daemon:x:latest"},
+		{"docker-daemon:x@" + someDigest, named(DockerDaemon, "docker.io", "library/x", "", someDigest), "docker-daemon:x@" + someDigest},
+		{"docker-daemon:" + someDigest, named(DockerDaemon, "", "", "", someDigest), "docker-daemon:" + someDigest},
+		{"docker://ostree:latest", named(Docker, "docker.io", "library/ostree", "latest", ""), "ostree:latest"},
 	} {
 		got, err := ParseRef(tt.in)
 		if err != nil || got != tt.want {
@@ -50,7 +64,11 @@ func TestParseRef(t *testing.T) {
 		if got.Familiar() != tt.familiar {
 			t.Errorf("%q: Familiar = %q, want %q", tt.in, got.Familiar(), tt.familiar)
 		}
-		for _, again := range []string{got.String(), got.Familiar()} {
+		again := []string{got.String()}
+		if got.Familiar() != "ostree:latest" { // the short form of a name may be another transport's
+			again = append(again, got.Familiar())
+		}
+		for _, again := range again {
 			if back, err := ParseRef(again); err != nil || back != got {
 				t.Errorf("%q: ParseRef(%q) = %+v, %v", tt.in, again, back, err)
 			}
@@ -75,12 +93,33 @@ func TestParseRefRefuses(t *testing.T) {
 		"dir:":                               ErrMalformed,
 		"docker-archive:a.tar@sha256:abc":    ErrMalformed,
 		"docker-archive:a:b@" + someDigest:   ErrMalformed,
-		"docker-daemon:x:latest":             ErrUnsupported,
+		"docker-daemon:":                     ErrMalformed,
+		"docker-daemon:sha256:abc":           ErrMalformed,
+		"docker-daemon:X":                    ErrMalformed,
+		"containerd:alpine":                  ErrMalformed,
+		"containerd:/alpine":                 ErrMalformed,
+		"containerd:-n/alpine":               ErrMalformed,
+		"containerd:a..b/alpine":             ErrMalformed,
+		"containerd:a./alpine":               ErrMalformed,
+		"containerd:n/":                      ErrMalformed,
+		"containerd:n/@sha256:abc":           ErrMalformed,
+		"tarball:":                           ErrMalformed,
 		"containers-storage:x":               ErrUnsupported,
+		"ostree:x@/repo":                     ErrUnsupported,
+		"atomic:host/x:y":                    ErrUnsupported,
 		"oci:" + strings.Repeat("a", maxRef): ErrMalformed,
 	} {
 		if r, err := ParseRef(in); !errors.Is(err, want) {
 			t.Errorf("ParseRef(%.80q) = %+v, %v; want %v", in, r, err, want)
+		}
+	}
+}
+
+// What is refused says what to use instead.
+func TestParseRefInstead(t *testing.T) {
+	for in, want := range map[string]string{"containers-storage:x": "podman save", "ostree:x": "oci:", "atomic:x": "docker://"} {
+		if _, err := ParseRef(in); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("ParseRef(%q): %v, which does not name %s", in, err, want)
 		}
 	}
 }
