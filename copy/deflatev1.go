@@ -11,7 +11,7 @@ import (
 const (
 	windowV1   = 1 << 15 // the farthest that deflate can look back
 	hashBitsV1 = 15
-	chainV1    = 8 // candidates looked at for one position
+	chainV1    = 8  // candidates looked at for one position
 	goodV1     = 16 // a match of this length is taken without looking for a better one at the next byte
 	minMatchV1 = 4
 	maxMatchV1 = 258
