@@ -94,7 +94,7 @@ func prepare(ctx context.Context, judge *judged, dst manifest.Ref, o *Options) (
 		err = carry.invalidated(p.images)
 	}
 	if err == nil {
-		err = carry.fits(s)
+		err = carry.fits(ctx, s)
 	}
 	return s, p, o, err
 }

@@ -54,7 +54,7 @@ func numbered(read func(n int) ([]byte, error)) ([]policy.Signature, error) {
 	}
 }
 
-func (d *dir) holds(policy.Format) error { return nil }
+func (d *dir) holds(context.Context, policy.Format) error { return nil }
 
 // putSignatures writes the files and removes those behind the last.
 func (d *dir) putSignatures(_ context.Context, of subject, sigs []policy.Signature) error {

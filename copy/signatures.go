@@ -61,7 +61,7 @@ type signedSource interface {
 // signedDestination is a destination that can keep signatures.
 type signedDestination interface {
 	// holds is nil if signatures of that format can be kept.
-	holds(policy.Format) error
+	holds(context.Context, policy.Format) error
 	// putSignatures makes these the signatures of a manifest that is there. Places that others write to at the same time
 	// only add.
 	putSignatures(ctx context.Context, of subject, sigs []policy.Signature) error
@@ -104,7 +104,7 @@ func (c *carrier) removes(d digest.Digest) bool { return c.options.Remove || d =
 func (c *carrier) signed(d digest.Digest) bool { return len(c.found[d]) > 0 }
 
 // fits refuses what cannot be signed or kept, before a blob moves (L20, rules 23 and 57).
-func (c *carrier) fits(s situation) error {
+func (c *carrier) fits(ctx context.Context, s situation) error {
 	formats := make(map[policy.Format]bool)
 	for _, d := range append(subjects(s.instances), s.top.digest) {
 		for _, sig := range c.found[d] {
@@ -131,7 +131,7 @@ func (c *carrier) fits(s situation) error {
 		return fmt.Errorf("%s can keep no signatures, and --remove-signatures leaves those of the source behind: %w", c.dst, ErrUsage)
 	}
 	for f := range formats {
-		if err := holder.holds(f); err != nil {
+		if err := holder.holds(ctx, f); err != nil {
 			return fmt.Errorf("%s signatures: %w", f, err)
 		}
 	}

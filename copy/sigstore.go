@@ -1,9 +1,11 @@
 package copy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -33,17 +35,25 @@ func (d *docker) places() policy.SignaturePlaces {
 	return at
 }
 
-// signatures reads the lookaside, then the attachments: each where registries.d names it, and where they are wanted.
-// Nothing is asked of a registry otherwise, because for most images it would be a request for nothing.
+// signatures reads what the registry keeps itself, the lookaside, then the attachments: each where registries.d names it,
+// and where they are wanted. Nothing is asked of a registry otherwise, because for most images it would be a request for
+// nothing.
 func (d *docker) signatures(ctx context.Context, of subject, want lookFor) ([]policy.Signature, error) {
 	at := d.places()
 	var out []policy.Signature
+	if want.simple {
+		kept, err := d.extended(ctx, of.digest)
+		if err != nil {
+			return nil, err
+		}
+		out = kept
+	}
 	if at.Read != "" {
 		simple, err := d.lookaside(ctx, at.Read, of.digest)
 		if err != nil {
 			return nil, err
 		}
-		out = simple
+		out = append(out, simple...)
 	}
 	if want.sigstore || at.Attachments {
 		sigs, err := d.attached(ctx, of.digest)
@@ -94,18 +104,21 @@ func (d *docker) attached(ctx context.Context, of digest.Digest) ([]policy.Signa
 }
 
 // holds says whether this repository has a place for signatures of a format.
-func (d *docker) holds(f policy.Format) error {
+func (d *docker) holds(ctx context.Context, f policy.Format) error {
 	switch f {
 	case policy.FormatSigstore:
 		return nil
 	case policy.FormatSimple:
+		if kept, err := d.repo.HoldsSignatures(ctx); err != nil || kept {
+			return err
+		}
 		return lookasideWritable(d.ref, d.places().Write)
 	}
 	return fmt.Errorf("%s: %w", f, manifest.ErrUnsupported)
 }
 
-// putSignatures writes simple signatures into the lookaside, where they replace what was there, and adds sigstore
-// signatures to the attachment, which others write to as well.
+// putSignatures adds simple signatures to what the registry keeps itself, else writes them into the lookaside, where they
+// replace what was there, and adds sigstore signatures to the attachment, which others write to as well.
 func (d *docker) putSignatures(ctx context.Context, of subject, sigs []policy.Signature) error {
 	var simple, sigstore []policy.Signature
 	for _, sig := range sigs {
@@ -115,10 +128,56 @@ func (d *docker) putSignatures(ctx context.Context, of subject, sigs []policy.Si
 			simple = append(simple, sig)
 		}
 	}
-	if err := d.putLookaside(of.digest, simple); err != nil || len(sigstore) == 0 {
+	if err := d.putSimple(ctx, of.digest, simple); err != nil || len(sigstore) == 0 {
 		return err
 	}
 	return d.attach(ctx, of.digest, sigstore)
+}
+
+func (d *docker) putSimple(ctx context.Context, of digest.Digest, sigs []policy.Signature) error {
+	kept := false
+	if len(sigs) > 0 {
+		var err error
+		if kept, err = d.repo.HoldsSignatures(ctx); err != nil {
+			return err
+		}
+	}
+	if !kept {
+		return d.putLookaside(of, sigs)
+	}
+	there, err := d.repo.ExtensionSignatures(ctx, of)
+	if err != nil {
+		return err
+	}
+	for _, sig := range sigs {
+		raw, err := sig.Blob()
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(there, func(b []byte) bool { return bytes.Equal(b, raw) }) {
+			continue
+		}
+		if err := d.repo.PutExtensionSignature(ctx, of, raw); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// extended reads the simple signatures that the registry keeps itself, if it does.
+func (d *docker) extended(ctx context.Context, of digest.Digest) ([]policy.Signature, error) {
+	kept, err := d.repo.HoldsSignatures(ctx)
+	if err != nil || !kept {
+		return nil, err
+	}
+	blobs, err := d.repo.ExtensionSignatures(ctx, of)
+	if err != nil {
+		return nil, err
+	}
+	if len(blobs) > maxSignatures {
+		return nil, fmt.Errorf("more than %d: %w", maxSignatures, manifest.ErrMalformed)
+	}
+	return parseSignatures(blobs)
 }
 
 // attach adds signatures to the attachment. Signers whose claim and key are the same make the same signature, so that

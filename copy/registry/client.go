@@ -113,6 +113,8 @@ type Repo struct {
 	auths   map[authKey]*authState
 	targets map[digest.Digest]target
 	served  *endpoint // the last to answer about a blob
+
+	extension Support // whether it keeps signatures itself
 }
 
 // Repo returns the repository name ("library/alpine") at host ("docker.io", "localhost:5000"). Names are checked when
