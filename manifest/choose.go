@@ -50,7 +50,18 @@ func VariantPlatform(d v1.Descriptor) (v1.Platform, bool) {
 		return *d.Platform, true
 	}
 	p, err := ParsePlatform(d.Annotations[AnnotationSentinelPlatform])
+	if err == nil && d.Platform != nil {
+		p.OSVersion, p.OSFeatures = d.Platform.OSVersion, slices.Clone(d.Platform.OSFeatures)
+	}
 	return p, err == nil
+}
+
+// PlatformKey is a platform as one comparable string, os.version and
+// os.features included: what has the same key is for the same machines.
+func PlatformKey(p v1.Platform) string {
+	features := slices.Clone(p.OSFeatures)
+	slices.Sort(features)
+	return strings.Join(append([]string{FormatPlatform(p), p.OSVersion}, features...), "\x00")
 }
 
 // PlatformOf returns the platform that an instance counts as for filters,

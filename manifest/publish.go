@@ -13,7 +13,8 @@ const (
 	// AnnotationSentinel = "true" marks a sentinel variant.
 	AnnotationSentinel = "io.github.containers.zstd-chunked.sentinel"
 	// AnnotationSentinelPlatform = os/arch[/variant] is the platform that a
-	// hidden variant serves.
+	// hidden variant serves. Its os.version and os.features stand in the
+	// descriptor's platform, beside unknown/unknown (docs/decisions/0004).
 	AnnotationSentinelPlatform = "io.github.containers.zstd-chunked.sentinel.platform"
 	// AnnotationZstd = "true" marks an instance with zstd layers.
 	AnnotationZstd = "io.github.containers.compression.zstd"
@@ -56,11 +57,22 @@ func PublishInstances(plain, variant v1.Descriptor, platform v1.Platform, layout
 	if plain.Platform != nil && layout != LayoutOnly {
 		platform = *plain.Platform
 	}
-	if !knownPlatform(&platform) {
-		return nil, fmt.Errorf("sentinel variant %s: %w: no platform to publish it for", variant.Digest, ErrMalformed)
+	variant, err := PublishVariant(variant, platform, layout)
+	if err != nil || layout == LayoutOnly {
+		return []v1.Descriptor{variant}, err
 	}
 	plain = annotate(plain, AnnotationZstd, "true")
 	plain.Platform = &platform
+	return []v1.Descriptor{plain, variant}, nil
+}
+
+// PublishVariant returns the list entry of a sentinel variant that serves
+// platform. What the descriptor says already is kept, but for its platform
+// and the annotations that are about variants.
+func PublishVariant(variant v1.Descriptor, platform v1.Platform, layout Layout) (v1.Descriptor, error) {
+	if !knownPlatform(&platform) {
+		return variant, fmt.Errorf("sentinel variant %s: %w: no platform to publish it for", variant.Digest, ErrMalformed)
+	}
 	variant = annotate(variant, AnnotationZstd, "true")
 	variant = annotate(variant, AnnotationSentinel, "true")
 	delete(variant.Annotations, AnnotationSentinelPlatform)
@@ -69,17 +81,43 @@ func PublishInstances(plain, variant v1.Descriptor, platform v1.Platform, layout
 	case LayoutHidden:
 		serves := FormatPlatform(platform)
 		if _, err := ParsePlatform(serves); err != nil {
-			return nil, fmt.Errorf("sentinel variant %s: %w", variant.Digest, err)
+			return variant, fmt.Errorf("sentinel variant %s: %w", variant.Digest, err)
 		}
 		variant.Annotations[AnnotationSentinelPlatform] = serves
-		variant.Platform = &v1.Platform{OS: "unknown", Architecture: "unknown"}
-		return []v1.Descriptor{plain, variant}, nil
-	case LayoutUpstream:
-		return []v1.Descriptor{plain, variant}, nil
-	case LayoutOnly:
-		return []v1.Descriptor{variant}, nil
+		variant.Platform = &v1.Platform{
+			OS: "unknown", Architecture: "unknown", OSVersion: platform.OSVersion, OSFeatures: platform.OSFeatures,
+		}
+	case LayoutUpstream, LayoutOnly:
+	default:
+		return variant, fmt.Errorf("sentinel layout %q: %w", layout, ErrUnsupported)
 	}
-	return nil, fmt.Errorf("sentinel layout %q: %w", layout, ErrUnsupported)
+	return variant, nil
+}
+
+// PlainEntry returns the entry that a variant's has to become when its
+// sentinel goes: the platform that it served, and no mark of a variant. Other
+// entries are returned as they are.
+func PlainEntry(d v1.Descriptor) v1.Descriptor {
+	if !IsVariant(d) {
+		return d
+	}
+	if p, ok := VariantPlatform(d); ok {
+		d.Platform = &p
+	}
+	return Unannotate(d, AnnotationSentinel, AnnotationSentinelPlatform)
+}
+
+// Unannotate returns d without some annotations.
+func Unannotate(d v1.Descriptor, keys ...string) v1.Descriptor {
+	ann := maps.Clone(d.Annotations)
+	for _, k := range keys {
+		delete(ann, k)
+	}
+	if len(ann) == 0 {
+		ann = nil
+	}
+	d.Annotations = ann
+	return d
 }
 
 func annotate(d v1.Descriptor, key, value string) v1.Descriptor {

@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 
@@ -67,6 +68,29 @@ func StripSentinel(im *Image, diffIDs []digest.Digest) (manifest, config []byte,
 	}
 	manifest, err = editFirstLayer(m, config, dropFirst)
 	return manifest, config, err
+}
+
+// SameLayers reports whether a variant and a plain image have the same data
+// layers, so that the one is the other's sibling. What their layers mean may
+// still differ: that is what the variant is for.
+func SameLayers(variant, plain *Image) bool {
+	if !variant.Sentinel() || plain.Sentinel() {
+		return false
+	}
+	return slices.EqualFunc(variant.DataLayers(), plain.Layers, func(a, b Layer) bool {
+		return a.Digest == b.Digest && a.MediaType == b.MediaType
+	})
+}
+
+// MadeFrom reports whether stripping the variant gives the plain image byte
+// for byte, provided that the tars of its layers are those that the plain
+// image names.
+func MadeFrom(variant, plain *Image) bool {
+	if !SameLayers(variant, plain) {
+		return false
+	}
+	m, c, err := StripSentinel(variant, plain.Config.DiffIDs)
+	return err == nil && bytes.Equal(m, plain.Manifest.Raw) && bytes.Equal(c, plain.Config.Raw)
 }
 
 // editFirstLayer gives the manifest the new config and edits its layers.
