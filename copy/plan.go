@@ -53,6 +53,8 @@ type copyPlan struct {
 	optional bool
 	// convertible says that the top-level manifest may become another dialect's when the destination wants that.
 	convertible bool
+	// notes are what the user should know of the plan.
+	notes []string
 	// signatures are those that each manifest gets after it was written; nil: none.
 	signatures *carrier
 }
@@ -60,18 +62,25 @@ type copyPlan struct {
 // imagePlan is what happens to one instance.
 type imagePlan struct {
 	instance
-	encode   []bool      // by layer: make it anew in the asked compression
-	plain    bool        // the instance itself is listed; it is copied too, unless it is skipped
-	variant  bool        // publish a sentinel variant of it
-	children []imagePlan // of a list in the list
+	encode   []bool          // by layer: make it anew in the asked compression
+	strip    bool            // a sentinel variant becomes plain; its tars are those of its tables of contents
+	tars     []digest.Digest // with strip: the digests of those tars, if nobody has to build them; nil otherwise
+	plain    bool            // the instance itself is listed; it is copied too, unless it is skipped
+	variant  bool            // publish a sentinel variant of it, or the variant that it is in another way
+	children []imagePlan     // of a list in the list
 }
 
-// edited says that layers are made anew.
-func (p imagePlan) edited() bool { return slices.Contains(p.encode, true) }
+// edited says that the image gets another manifest.
+func (p imagePlan) edited() bool { return p.strip || slices.Contains(p.encode, true) }
 
 // changed says that the list that has this entry will have another one.
 func (p imagePlan) changed() bool {
 	return p.edited() || p.variant || !p.plain || slices.ContainsFunc(p.children, imagePlan.changed)
+}
+
+// addsVariant says that a variant is made, here or below.
+func (p imagePlan) addsVariant() bool {
+	return p.variant || slices.ContainsFunc(p.children, imagePlan.addsVariant)
 }
 
 // gone says that nothing of this entry stays in the list.
@@ -88,16 +97,24 @@ func plan(s situation, o *Options) (*copyPlan, error) {
 		return nil, fmt.Errorf("the store keeps files, not layers, so neither --compress nor --sentinel means anything there: %w", ErrUsage)
 	}
 	reason := cannotModify(s, o)
-	if reason != "" && optional {
-		layout = "" // nobody asked for a variant by name, so keeping digests comes first (S12)
-	}
 	if s.flattened != nil && o.Preserve {
 		return nil, fmt.Errorf("one image of a list is not the list, but %s: %w", reason, ErrPreserve)
 	}
+	pl := &planner{s: s, o: o, layout: layout, optional: optional}
 	p := &copyPlan{layout: layout, optional: optional}
-	if p.images, err = planList(s.instances, s, o, layout); err != nil {
+	if p.images, err = pl.list(s.instances, s.list != nil); err != nil {
 		return nil, err
 	}
+	if reason != "" && optional && slices.ContainsFunc(p.images, imagePlan.addsVariant) {
+		// Nobody asked for a variant by name, so keeping digests comes first (S11, S12).
+		without := *o
+		without.Sentinel = sentinelNone
+		if p, err = plan(s, &without); err == nil {
+			p.notes = append(p.notes, "no sentinel variant was added, because "+reason)
+		}
+		return p, err
+	}
+	p.notes = pl.notes
 	if !slices.ContainsFunc(p.images, func(ip imagePlan) bool { return !ip.gone() }) && len(p.images) > 0 {
 		return nil, fmt.Errorf("every entry would leave the list, which would create an empty image: %w", ErrUsage)
 	}
@@ -125,6 +142,10 @@ func layoutOf(o *Options) (l manifest.Layout, optional bool, err error) {
 	l, err = manifest.ParseLayout(o.Sentinel)
 	if err != nil {
 		return "", false, fmt.Errorf("--sentinel is none, hidden, upstream or only: %w: %w", err, ErrUsage)
+	}
+	switch o.Compress.Algorithm {
+	case algoGzip, algoNone:
+		return "", false, fmt.Errorf("--sentinel %s needs layers with a table of contents, which --compress %s takes away: %w", l, o.Compress.Algorithm, ErrUsage)
 	}
 	return l, false, nil
 }
@@ -162,7 +183,7 @@ func leaves(images []imagePlan) []imagePlan {
 	walk = func(images []imagePlan) {
 		for _, ip := range images {
 			switch {
-			case ip.skipped || seen[ip.doc.digest]:
+			case ip.skipped || ip.gone() || seen[ip.doc.digest]:
 			case ip.list != nil:
 				walk(ip.children)
 			default:

@@ -6,79 +6,118 @@ import (
 	"github.com/tocsin/tocsin/manifest"
 )
 
-// planList decides what becomes of the entries of one list. Each list has variants of its own instances only.
-func planList(instances []instance, s situation, o *Options, layout manifest.Layout) ([]imagePlan, error) {
-	served := variantPlatforms(instances, s.strip)
+// planner decides about images. What all of a copy have in common is in it, and what the user has to be told.
+type planner struct {
+	s        situation
+	o        *Options
+	layout   manifest.Layout // of new variants; "" for none
+	optional bool            // nobody asked for variants by name
+	notes    []string
+}
+
+func (pl *planner) note(format string, args ...any) {
+	pl.notes = append(pl.notes, fmt.Sprintf(format, args...))
+}
+
+// level is one list, or the single image, and the platforms that will have a variant there, so that none gets a second
+// one (S10).
+type level struct {
+	instances []instance
+	list      bool
+	served    map[string]bool
+}
+
+// list decides what becomes of the entries of one list. Each list has variants of its own instances only. Variants come
+// first, because what becomes of them says which platforms need one.
+func (pl *planner) list(instances []instance, isList bool) ([]imagePlan, error) {
+	lv := &level{instances: instances, list: isList, served: make(map[string]bool)}
 	out := make([]imagePlan, len(instances))
-	for i, in := range instances {
-		var err error
-		switch {
-		case in.skipped:
-			out[i] = imagePlan{instance: in, plain: !s.strip}
-		case in.list != nil:
-			out[i], err = planNested(in, s, o, layout)
-		default:
-			out[i], err = planImage(in, s, o, layout, served)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", in.desc.Digest, err)
+	for _, variants := range []bool{true, false} {
+		for i, in := range instances {
+			if isVariant(in) != variants {
+				continue
+			}
+			var err error
+			if out[i], err = pl.entry(in, lv); err != nil {
+				return nil, fmt.Errorf("%s: %w", in.desc.Digest, err)
+			}
+			if variants && !out[i].gone() && (out[i].variant || !out[i].strip) {
+				lv.served[platformKey(in)] = true
+			}
 		}
 	}
 	return out, nil
 }
 
-// planNested decides about a list in the list, which leaves it when nothing of its own is left.
-func planNested(in instance, s situation, o *Options, layout manifest.Layout) (imagePlan, error) {
+func (pl *planner) entry(in instance, lv *level) (imagePlan, error) {
+	switch {
+	case in.skipped:
+		return imagePlan{instance: in, plain: !pl.s.strip}, nil
+	case in.list != nil:
+		return pl.nested(in)
+	case in.image == nil:
+		return imagePlan{instance: in, plain: pl.layout != manifest.LayoutOnly}, nil
+	case in.image.Sentinel():
+		return pl.variant(in, lv)
+	}
+	return pl.image(in, lv)
+}
+
+// nested decides about a list in the list, which leaves it when nothing of its own is left.
+func (pl *planner) nested(in instance) (imagePlan, error) {
 	p := imagePlan{instance: in, plain: len(in.children) == 0}
 	var err error
-	p.children, err = planList(in.children, s, o, layout)
+	p.children, err = pl.list(in.children, true)
 	for _, c := range p.children {
 		p.plain = p.plain || !c.gone()
 	}
 	return p, err
 }
 
-// variantPlatforms is the set of platforms that have a variant already, so that none gets a second one (S10).
-func variantPlatforms(instances []instance, strip bool) map[string]bool {
-	served := make(map[string]bool)
-	for _, in := range instances {
-		if in.skipped && strip {
-			continue
-		}
-		if p, ok := manifest.VariantPlatform(in.desc); ok {
-			served[manifest.FormatPlatform(p)] = true
-		}
+// isVariant tells variants by their manifests; the list's word counts where nothing else was read (S3).
+func isVariant(in instance) bool {
+	if in.image != nil {
+		return in.image.Sentinel()
 	}
-	return served
+	return in.skipped && manifest.IsVariant(in.desc)
 }
 
-func planImage(in instance, s situation, o *Options, layout manifest.Layout, served map[string]bool) (imagePlan, error) {
-	p := imagePlan{instance: in, plain: true}
+// platformKey is what an instance is for: as its list says, else as its config does.
+func platformKey(in instance) string {
+	if p, ok := manifest.PlatformOf(in.desc); ok {
+		return manifest.PlatformKey(p)
+	}
 	if in.image == nil {
-		p.plain = layout != manifest.LayoutOnly
-		return p, nil
+		return ""
 	}
-	chunkable := true
+	return manifest.PlatformKey(in.image.Config.Platform)
+}
+
+// image decides about a plain image.
+func (pl *planner) image(in instance, lv *level) (imagePlan, error) {
+	p := imagePlan{instance: in, plain: true}
+	chunkable := len(in.image.Layers) > 0
 	for _, l := range in.image.Layers {
-		encode := encodeLayer(l, o.Compress, s.encoded || s.toStore)
+		encode := encodeLayer(l, pl.o.Compress, pl.s.encoded || pl.s.toStore)
 		p.encode = append(p.encode, encode)
-		if !encode && l.Binding != manifest.BindSentinel && !l.Provable() {
-			chunkable = false
-		}
+		chunkable = chunkable && (encode || l.Provable())
 	}
-	if err := canEncode(in.image, p, s, o); err != nil {
+	if err := pl.canEncode(p); err != nil || pl.layout == "" {
 		return p, err
 	}
-	if layout == "" || in.image.Sentinel() || served[manifest.FormatPlatform(in.image.Config.Platform)] {
+	key := platformKey(in)
+	switch {
+	case lv.served[key]:
 		// With "only", a plain instance leaves the list when its platform has a variant already.
-		p.plain = layout != manifest.LayoutOnly || in.image.Sentinel()
-		return p, nil
-	}
-	if !chunkable {
+		p.plain = pl.layout != manifest.LayoutOnly
+	case !chunkable && pl.optional:
+		pl.note("%s has no sentinel variant: not every layer of it has a table of contents", in.desc.Digest)
+	case !chunkable:
 		return p, fmt.Errorf("a sentinel variant needs a table of contents in every layer; add --compress zstd:chunked: %w", ErrUsage)
+	default:
+		p.variant, p.plain = true, pl.layout != manifest.LayoutOnly
+		lv.served[key] = true
 	}
-	p.variant = true
-	p.plain = layout != manifest.LayoutOnly
 	return p, nil
 }
 
@@ -103,14 +142,8 @@ func encodeLayer(l manifest.Layer, c Compression, haveBlob bool) bool {
 	return have != c.Algorithm // a zstd:chunked layer is a zstd layer already
 }
 
-func canEncode(im *manifest.Image, p imagePlan, s situation, o *Options) error {
-	if !p.edited() {
-		return nil
-	}
-	if im.Sentinel() {
-		return fmt.Errorf("a sentinel variant's layers cannot be encoded anew, its digests are bound to them; copy the plain instance: %w", ErrPreserve)
-	}
-	if !s.encoded && o.Compress.Algorithm == "" {
+func (pl *planner) canEncode(p imagePlan) error {
+	if p.edited() && !pl.s.encoded && pl.o.Compress.Algorithm == "" {
 		return fmt.Errorf("the store keeps this image's files, not its layer blobs, so its layers must be encoded anew; say how with --compress: %w", ErrPreserve)
 	}
 	return nil

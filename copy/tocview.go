@@ -1,0 +1,239 @@
+package copy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/tocsin/tocsin/chunked"
+	"github.com/tocsin/tocsin/manifest"
+)
+
+// rebuilt is what became of one layer of a stripped variant: the new blob, and the tar that its table of contents gave.
+type rebuilt struct {
+	desc v1.Descriptor
+	tar  digest.Digest
+}
+
+// stripped brings a variant's layers to the destination without what made it one, and makes the plain image. The
+// variant's blobs are never read as tars: what its files are, the tables of contents say.
+func (r *runner) stripped(ctx context.Context, ip imagePlan) (*manifest.Image, document, error) {
+	data := ip.image.DataLayers()
+	layers, tars := make([]v1.Descriptor, len(data)), make([]digest.Digest, len(data))
+	copy(tars, ip.tars)
+	err := forEach(ctx, len(data), func(ctx context.Context, i int) (err error) {
+		l := data[i]
+		layers[i] = l.Descriptor
+		switch {
+		case ip.encode[i+1]:
+			var made rebuilt
+			made, err = r.rebuild(ctx, l, true)
+			layers[i], tars[i] = made.desc, made.tar
+		case ip.tars == nil:
+			var made rebuilt
+			if made, err = r.rebuild(ctx, l, false); err == nil {
+				tars[i], err = made.tar, r.blob(ctx, l.Descriptor)
+			}
+		default:
+			err = r.blob(ctx, l.Descriptor)
+		}
+		if err != nil {
+			err = fmt.Errorf("layer %d (%s): %w", i+1, l.Digest, err)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, document{}, err
+	}
+	im, doc, err := withoutSentinel(ip.image, tars)
+	if err == nil && ip.plain {
+		r.note("the sentinel variant %s became plain, so its image ID changed from %s to %s", ip.doc.digest, ip.image.Manifest.Config.Digest, im.Manifest.Config.Digest)
+	}
+	if err != nil || !containsTrue(ip.encode) {
+		return im, doc, err
+	}
+	return editLayers(im, layers)
+}
+
+func containsTrue(bs []bool) bool {
+	for _, b := range bs {
+		if b {
+			return true
+		}
+	}
+	return false
+}
+
+// withoutSentinel is the plain image of a variant whose tars are known. It is pure.
+func withoutSentinel(im *manifest.Image, tars []digest.Digest) (*manifest.Image, document, error) {
+	rawManifest, rawConfig, err := manifest.StripSentinel(im, tars)
+	if err != nil {
+		return nil, document{}, err
+	}
+	m, err := manifest.ParseManifest(rawManifest, im.Manifest.MediaType)
+	if err != nil {
+		return nil, document{}, err
+	}
+	c, err := manifest.ParseConfig(rawConfig)
+	if err != nil {
+		return nil, document{}, err
+	}
+	plain, err := manifest.NewImage(m, c)
+	return plain, made(rawManifest, m.MediaType), err
+}
+
+// viewKey is a layer read in one way: two images that name one blob with different tables of contents share nothing.
+type viewKey struct {
+	blob, toc digest.Digest
+	encode    bool
+}
+
+// rebuild writes a layer's tar again from its table of contents, hashes it, and encodes it if that is asked for.
+func (r *runner) rebuild(ctx context.Context, l manifest.Layer, encode bool) (rebuilt, error) {
+	return r.views.do(ctx, viewKey{l.Digest, l.TOC.Digest, encode}, func() (rebuilt, error) {
+		if err := r.slots.Acquire(ctx, 1); err != nil {
+			return rebuilt{}, err
+		}
+		defer r.slots.Release(1)
+		if !encode {
+			return r.hashView(ctx, l)
+		}
+		return r.encodeTar(ctx, l, r.viewTar)
+	})
+}
+
+// hashView only hashes the tar.
+func (r *runner) hashView(ctx context.Context, l manifest.Layer) (rebuilt, error) {
+	meter := r.env.progress().Start("tar of "+shortDigest(l.Digest), l.Size)
+	tar, err := r.viewTar(ctx, l, meter)
+	out := rebuilt{desc: l.Descriptor}
+	if err == nil {
+		h := digest.SHA256.Digester()
+		_, err = io.CopyBuffer(h.Hash(), struct{ io.Reader }{tar}, make([]byte, streamBuffer))
+		err = errors.Join(err, tar.Close())
+		out.tar = h.Digest()
+	}
+	meter.Done(err)
+	return out, err
+}
+
+// viewTar is the tar that a layer's table of contents describes. The store writes it from its files; of other places the
+// blob is read once into a temporary file.
+func (r *runner) viewTar(ctx context.Context, l manifest.Layer, meter Meter) (io.ReadCloser, error) {
+	if st, ok := r.from.(*storeSource); ok {
+		n, err := st.layerOf(l.Digest, true)
+		if err != nil {
+			return nil, err
+		}
+		return st.tar(ctx, n)
+	}
+	f, err := r.spooled(ctx, l.Descriptor, meter)
+	if err != nil {
+		return nil, err
+	}
+	view, err := openTOCView(f, l)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return view, nil
+}
+
+// spooled reads a blob, verified, into a file without a name.
+func (r *runner) spooled(ctx context.Context, d v1.Descriptor, meter Meter) (*os.File, error) {
+	body, err := r.from.blob(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	in := &metered{ReadCloser: body, meter: meter}
+	defer in.Close()
+	f, err := os.CreateTemp("", "tocsin-layer-")
+	if err != nil {
+		return nil, err
+	}
+	if err = os.Remove(f.Name()); err == nil {
+		_, err = io.CopyBuffer(struct{ io.Writer }{f}, struct{ io.Reader }{in}, make([]byte, streamBuffer))
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("blob %s: %w", d.Digest, err), f.Close())
+	}
+	return f, nil
+}
+
+// tocView is the tar of a layer as its table of contents gives it. Every file is compared with the digests there.
+type tocView struct {
+	*io.PipeReader
+	ended chan struct{} // the goroutine that writes is done
+	blob  *os.File
+}
+
+// Close ends the stream and lets go of the blob.
+func (v *tocView) Close() error {
+	err := v.PipeReader.Close()
+	<-v.ended
+	return errors.Join(err, v.blob.Close())
+}
+
+// openTOCView takes the blob over if it returns no error.
+func openTOCView(blob *os.File, l manifest.Layer) (*tocView, error) {
+	toc, split, err := readTOC(blob, l)
+	if err != nil {
+		return nil, err
+	}
+	files := make(map[string]*chunked.Entry)
+	for i := range toc.Entries {
+		if e := &toc.Entries[i]; e.Type == chunked.TypeReg {
+			files[e.Name] = e
+		}
+	}
+	r, w := io.Pipe()
+	view := &tocView{PipeReader: r, ended: make(chan struct{}), blob: blob}
+	go func() {
+		defer close(view.ended)
+		err := chunked.AssembleTar(w, split, func(name string) (io.ReadCloser, error) {
+			e, ok := files[name]
+			if !ok {
+				return nil, fmt.Errorf("%q is not in the table of contents: %w", name, ErrDiffID)
+			}
+			content := io.NewSectionReader(chunked.NewFileReader(blob, e.Chunks), 0, e.Size)
+			return newVerified(io.NopCloser(content), v1.Descriptor{Digest: e.Digest, Size: e.Size}), nil
+		})
+		if errors.Is(err, chunked.ErrDigestMismatch) {
+			err = fmt.Errorf("the table of contents and the tar-split do not fit together: %w: %w", ErrDiffID, err)
+		}
+		w.CloseWithError(err)
+	}()
+	return view, nil
+}
+
+// readTOC reads and verifies a layer's table of contents and tar-split.
+func readTOC(blob io.ReaderAt, l manifest.Layer) (*chunked.TOC, *chunked.TarSplit, error) {
+	read := func(at manifest.Range) ([]byte, error) {
+		b := make([]byte, at.Len)
+		_, err := blob.ReadAt(b, at.Off)
+		return b, err
+	}
+	raw, err := read(l.TOC.TOC)
+	if err != nil {
+		return nil, nil, err
+	}
+	toc, err := chunked.ParseTOC(raw, l.TOC, l.Size)
+	if err != nil {
+		return nil, nil, fmt.Errorf("TOC %s: %w", l.TOC.Digest, err)
+	}
+	if raw, err = read(l.TOC.TarSplit); err != nil {
+		return nil, nil, err
+	}
+	split, err := chunked.ParseTarSplit(raw, toc.TarSplitDigest, l.TOC.TarSplitRawLen)
+	if err == nil {
+		err = chunked.CheckTarSplit(toc, split)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("tar-split of TOC %s: %w", l.TOC.Digest, err)
+	}
+	return toc, split, nil
+}
