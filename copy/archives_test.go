@@ -372,7 +372,7 @@ func TestIntoDockerArchive(t *testing.T) { // L26, rule 54
 		{"gzip:1", Options{Compress: Compression{Algorithm: algoGzip}}, ErrUsage},
 		{"list:1", Options{}, ErrUsage},
 		{"list:1", Options{Platform: platform(t, "linux/amd64"), Sentinel: "hidden"}, ErrUsage},
-		{"variant:1", Options{}, manifest.ErrUnsupported},
+		{"variant:1", Options{Preserve: true}, ErrPreserve},
 	} {
 		w.front.Forget()
 		_, err := w.try(w.docker(c.src), "docker-archive:"+to+":x", &c.o)

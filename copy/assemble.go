@@ -59,13 +59,18 @@ func entriesOf(ip imagePlan, w written, layout manifest.Layout) ([]v1.Descriptor
 	var plain v1.Descriptor
 	if w.plain != nil {
 		plain = plainEntry(ip, *w.plain)
+		if ip.edited() && !w.zstd {
+			plain = manifest.Unannotate(plain, manifest.AnnotationZstd)
+		}
 	}
 	switch {
 	case ip.skipped && ip.plain:
 		return []v1.Descriptor{ip.desc}, nil
+	case w.variant != nil && w.plain == nil: // alone, or beside a plain instance with an entry of its own
+		d, err := manifest.PublishVariant(variantEntry(ip, *w.variant), w.platform, layout)
+		return []v1.Descriptor{d}, err
 	case w.variant != nil:
-		variant := descriptorOf(*w.variant)
-		return manifest.PublishInstances(plain, variant, w.platform, layout)
+		return manifest.PublishInstances(plain, descriptorOf(*w.variant), w.platform, layout)
 	case w.plain != nil:
 		return []v1.Descriptor{plain}, nil
 	}
@@ -78,6 +83,19 @@ func plainEntry(ip imagePlan, doc document) v1.Descriptor {
 	if d.Digest == doc.digest {
 		return d
 	}
+	if ip.strip {
+		d = manifest.PlainEntry(d)
+	}
+	d.MediaType, d.Digest, d.Size, d.Data, d.URLs = doc.mediaType, doc.digest, int64(len(doc.raw)), nil, nil
+	return d
+}
+
+// variantEntry is the entry of a variant that is listed without a new plain instance: its own if it had one.
+func variantEntry(ip imagePlan, doc document) v1.Descriptor {
+	if !ip.image.Sentinel() {
+		return descriptorOf(doc)
+	}
+	d := ip.desc
 	d.MediaType, d.Digest, d.Size, d.Data, d.URLs = doc.mediaType, doc.digest, int64(len(doc.raw)), nil, nil
 	return d
 }

@@ -267,8 +267,6 @@ func intoDockerArchive(s situation, o *Options) (*Options, error) {
 		return nil, fmt.Errorf("a docker archive holds one image, not a list of %d; choose one with --platform: %w", len(s.instances), ErrUsage)
 	case s.instances[0].image == nil:
 		return nil, fmt.Errorf("a docker archive holds container images, and %s is none: %w", s.top.digest, manifest.ErrUnsupported)
-	case s.instances[0].image.Sentinel():
-		return nil, fmt.Errorf("%s is a sentinel variant, which no reader of docker archives understands; copy the plain instance: %w", s.top.digest, manifest.ErrUnsupported)
 	case o.Compress.Algorithm != "" && o.Compress.Algorithm != algoNone:
 		return nil, fmt.Errorf("a docker archive holds plain tars, so --compress %s means nothing there: %w", o.Compress.Algorithm, ErrUsage)
 	case o.Sentinel != "" && o.Sentinel != sentinelNone:

@@ -24,51 +24,74 @@ func (r *runner) encodeOnce(ctx context.Context, l manifest.Layer) (v1.Descripto
 		return v1.Descriptor{}, err
 	}
 	defer r.slots.Release(1)
-	c := r.options.Compress
-	d, err := r.encodeAs(ctx, l, c)
-	if errors.Is(err, chunked.ErrUnsayable) || errors.Is(err, chunked.ErrTooBig) {
-		r.note("layer %s became plain zstd, because a table of contents cannot say its tar: %v", l.Digest, err)
-		return r.encodeAs(ctx, l, Compression{Algorithm: algoZstd, Level: c.Level})
-	}
-	return d, err
+	made, err := r.encodeTar(ctx, l, reading{r.ownTar, checkDiffID})
+	return made.desc, err
 }
 
-// encodeAs streams the layer through the encoder into a new blob.
-func (r *runner) encodeAs(ctx context.Context, l manifest.Layer, c Compression) (v1.Descriptor, error) {
+// reading is one of the two ways to read a layer: how its tar is had, and what the tar's digest has to be.
+type reading struct {
+	open  func(ctx context.Context, l manifest.Layer, meter Meter) (io.ReadCloser, error)
+	check func(l manifest.Layer, tar digest.Digest) error
+}
+
+// encodeTar encodes a layer's tar as it was asked for, or as plain zstd if a table of contents cannot say it.
+func (r *runner) encodeTar(ctx context.Context, l manifest.Layer, as reading) (tarBlob, error) {
+	c := r.options.Compress
+	made, err := r.encodeAs(ctx, l, c, as)
+	if errors.Is(err, chunked.ErrUnsayable) || errors.Is(err, chunked.ErrTooBig) {
+		r.note("layer %s became plain zstd, because a table of contents cannot say its tar: %v", l.Digest, err)
+		return r.encodeAs(ctx, l, Compression{Algorithm: algoZstd, Level: c.Level}, as)
+	}
+	return made, err
+}
+
+// encodeAs streams a tar through the encoder into a new blob.
+func (r *runner) encodeAs(ctx context.Context, l manifest.Layer, c Compression, as reading) (tarBlob, error) {
 	meter := r.env.progress().Start(c.Algorithm+" "+shortDigest(l.Digest), l.Size)
 	out, err := r.to.create()
 	if err != nil {
 		meter.Done(err)
-		return v1.Descriptor{}, err
+		return tarBlob{}, err
 	}
-	d, err := r.encodeInto(ctx, out, l, c, meter)
+	var made tarBlob
+	tar, err := as.open(ctx, l, meter)
+	if err == nil {
+		made.desc, made.tar, err = encodeTar(out, tar, c, l.DiffID.Algorithm())
+		// A blob's own digest is known at its end, so it is read to there even if the encoder stopped early; what it
+		// has to say explains the other error.
+		if err = errors.Join(tar.Close(), err); err == nil {
+			err = as.check(l, made.tar)
+		}
+	}
 	if err != nil {
 		err = errors.Join(err, out.abort())
 	} else {
-		err = out.commit(ctx, d)
+		err = out.commit(ctx, made.desc)
 	}
 	meter.Done(err)
-	return d, err
+	return made, err
 }
 
-func (r *runner) encodeInto(ctx context.Context, out io.Writer, l manifest.Layer, c Compression, meter Meter) (v1.Descriptor, error) {
+// ownTar is the tar that a layer's blob holds.
+func (r *runner) ownTar(ctx context.Context, l manifest.Layer, meter Meter) (io.ReadCloser, error) {
 	layer, err := r.from.layer(ctx, l.Descriptor)
 	if err != nil {
-		return v1.Descriptor{}, err
+		return nil, err
 	}
-	defer layer.Close()
 	tar, err := openTar(&metered{ReadCloser: layer, meter: meter})
 	if err != nil {
-		return v1.Descriptor{}, err
+		return nil, errors.Join(err, layer.Close())
 	}
-	d, diffID, err := encodeTar(out, tar, c, l.DiffID.Algorithm())
-	// A blob's own digest is known at its end, so it is read to there even if the encoder stopped early; what it
-	// has to say explains the other error.
-	if err := errors.Join(tar.Close(), err); err != nil {
-		return d, err
-	}
-	return d, checkDiffID(l, diffID)
+	return &blobTar{tar, layer}, nil
 }
+
+// blobTar is a tar with the blob that it is in.
+type blobTar struct {
+	*tarReader
+	blob io.Closer
+}
+
+func (b *blobTar) Close() error { return errors.Join(b.tarReader.Close(), b.blob.Close()) }
 
 // checkDiffID compares a tar with what the image's configuration says of it.
 func checkDiffID(l manifest.Layer, got digest.Digest) error {

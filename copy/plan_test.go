@@ -14,7 +14,7 @@ import (
 	"github.com/tocsin/tocsin/manifest"
 )
 
-// planned is what a plan says, in short: for each instance p(lain), v(ariant), e(ncoded layers), "-" for an entry that
+// planned is what a plan says, in short: for each instance p(lain), v(ariant), e(dited), s(tripped), "-" for an entry that
 // leaves, "k" for one that stays without its instance, and brackets around what is in a list in the list.
 func planned(images []imagePlan) []string {
 	var out []string
@@ -35,6 +35,9 @@ func planned(images []imagePlan) []string {
 		}
 		if ip.edited() {
 			s += "e"
+		}
+		if ip.strip {
+			s += "s"
 		}
 		if s == "" {
 			s = "-"
@@ -99,9 +102,17 @@ func TestPlan(t *testing.T) { // rule 8, rule 19, rule 21, L17
 		{"no TOC, no variant", single, blobs, Options{Sentinel: "hidden"}, 0, nil, ErrUsage},
 		{"one variant is enough (S10)", hidden, blobs, Options{Compress: c(algoChunked)}, topKeep, []string{"p", "p"}, nil},
 		{"of a variant there is no other form", only, blobs, Options{Compress: c(algoChunked)}, topKeep, []string{"p"}, nil},
-		{"the plain one leaves", hidden, blobs, Options{Sentinel: "only"}, topList, []string{"-", "p"}, nil},
+		{"the plain one leaves", hidden, blobs, Options{Sentinel: "only"}, topList, []string{"-", "v"}, nil},
 		{"a variant stays as it is", only, blobs, Options{Preserve: true}, topKeep, []string{"p"}, nil},
-		{"a variant cannot be encoded", only, blobs, Options{Compress: c(algoGzip)}, 0, nil, ErrPreserve},
+		{"a variant loses its tables of contents", only, blobs, Options{Compress: c(algoGzip)}, topImage, []string{"pes"}, nil},
+		{"the same, promised (S28)", only, blobs, Options{Compress: c(algoGzip), Preserve: true}, 0, nil, ErrPreserve},
+		{"the same, digested", only, digested, Options{Compress: c(algoGzip)}, 0, nil, ErrPreserve},
+		{"a variant keeps its tables of contents", only, blobs, Options{Compress: c(algoZstd)}, topKeep, []string{"p"}, nil},
+		{"what would be the plain image again leaves", hidden, blobs, Options{Compress: c(algoGzip)}, topList, []string{"pe", "-"}, nil},
+		{"no layout fits layers without tables of contents", hidden, blobs, Options{Compress: c(algoGzip), Sentinel: "hidden"}, 0, nil, ErrUsage},
+		{"a variant alone, hidden by name", only, blobs, Options{Sentinel: "hidden"}, topWrap, []string{"pves"}, nil},
+		{"a hidden one is hidden", hidden, blobs, Options{Sentinel: "hidden"}, topKeep, []string{"p", "p"}, nil},
+		{"a hidden one in the upstream layout", hidden, blobs, Options{Sentinel: "upstream"}, topList, []string{"p", "ves"}, nil},
 
 		{"into the store", multi, intoStore, Options{}, topKeep, []string{"p", "p", "p"}, nil},
 		{"the store has no blobs to encode", multi, intoStore, Options{Compress: c(algoZstd)}, 0, nil, ErrUsage},
@@ -110,12 +121,12 @@ func TestPlan(t *testing.T) { // rule 8, rule 19, rule 21, L17
 		{"out of the store", single, outOfStore, Options{}, 0, nil, ErrPreserve},
 		{"out of the store, encoded", single, outOfStore, Options{Compress: c(algoGzip)}, topImage, []string{"pe"}, nil},
 		{"out of the store, promised", single, outOfStore, Options{Compress: c(algoGzip), Preserve: true}, 0, nil, ErrPreserve},
-		{"a variant out of the store", only, outOfStore, Options{Compress: c(algoChunked)}, 0, nil, ErrPreserve},
+		{"a variant out of the store", only, outOfStore, Options{Compress: c(algoChunked)}, topWrap, []string{"pves"}, nil},
 		{"from store to store", single, place{fromStore: true, toStore: true}, Options{}, topKeep, []string{"p"}, nil},
 
 		{"a list in the list stays", nested, blobs, Options{}, topKeep, []string{"p", "[p p p]p", "p"}, nil},
 		{"an edit inside", nested, blobs, Options{Compress: c(algoZstd)}, topList, []string{"pe", "[pe pe p]p", "pe"}, nil},
-		{"variants inside", nested, blobs, Options{Compress: c(algoChunked)}, topList, []string{"pve", "[pve pve p]p", "pve"}, nil},
+		{"variants inside", nested, blobs, Options{Compress: c(algoChunked)}, topList, []string{"pve", "[pve pve p]p", "pe"}, nil}, // one variant for a platform
 		{"a selection keeps the list", nested, blobs, Options{Select: some}, topKeep, []string{"k", "[k p k]p", "k"}, nil},
 		{"also when digests are promised", nested, blobs, Options{Select: some, Preserve: true}, topKeep, []string{"k", "[k p k]p", "k"}, nil},
 		{"a selection strips the list", nested, blobs, Options{Select: strip}, topList, []string{"-", "[- p -]p", "-"}, nil},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -23,6 +24,7 @@ type runner struct {
 
 	blobs flights[digest.Digest, struct{}] // copied, or being copied
 	made  flights[layerKey, v1.Descriptor] // layers encoded anew
+	views flights[viewKey, tarBlob]        // tars of tables of contents
 
 	mu    sync.Mutex
 	notes []string
@@ -56,6 +58,7 @@ type written struct {
 	below          []document // of a list in the list: what it lists, before it
 	plain, variant *document
 	platform       v1.Platform
+	zstd           bool // some layer is
 }
 
 // docs are the manifests to write, each after those that it lists.
@@ -104,7 +107,7 @@ func (r *runner) run(ctx context.Context, s situation, p *copyPlan) (*Result, er
 	if err := p.signatures.put(ctx, r.to, subject{top.digest, true}); err != nil {
 		return nil, err
 	}
-	return &Result{Digest: top.digest, MediaType: top.mediaType, Instances: len(leaves(p.images)), Notes: r.notes}, nil
+	return &Result{Digest: top.digest, MediaType: top.mediaType, Instances: len(leaves(p.images)), Notes: append(p.notes, r.notes...)}, nil
 }
 
 // images copies the instances of one list.
@@ -112,7 +115,7 @@ func (r *runner) images(ctx context.Context, images []imagePlan, p *copyPlan) ([
 	out := make([]written, len(images))
 	return out, forEach(ctx, len(images), func(ctx context.Context, i int) (err error) {
 		switch ip := images[i]; {
-		case ip.skipped:
+		case ip.skipped, ip.gone():
 			return nil
 		case ip.list != nil:
 			out[i], err = r.nested(ctx, ip, p)
@@ -129,7 +132,7 @@ func (r *runner) images(ctx context.Context, images []imagePlan, p *copyPlan) ([
 // nested copies what a list in the list names, and edits it when that changed.
 func (r *runner) nested(ctx context.Context, ip imagePlan, p *copyPlan) (written, error) {
 	out, err := r.images(ctx, ip.children, p)
-	if err != nil || !ip.plain {
+	if err != nil {
 		return written{}, err
 	}
 	doc := ip.doc
@@ -147,36 +150,61 @@ func (r *runner) image(ctx context.Context, ip imagePlan, p *copyPlan) (written,
 		return r.artifact(ctx, ip)
 	}
 	w := written{platform: ip.image.Config.Platform}
-	layers, err := r.layers(ctx, ip)
+	if pl, ok := manifest.PlatformOf(ip.desc); ok {
+		w.platform = pl
+	}
+	im, doc, err := r.version(ctx, ip)
 	if err != nil {
 		return w, err
 	}
-	im, plain := ip.image, ip.doc
-	if ip.edited() {
-		if im, plain, err = editLayers(ip.image, layers); err != nil {
-			return w, err
-		}
-	}
-	if ip.plain || !ip.variant {
-		if err := r.blob(ctx, im.Manifest.Config); err != nil {
-			return w, err
-		}
-		w.plain = &plain
-	}
-	if !ip.variant {
-		return w, nil
+	w.zstd = slices.ContainsFunc(im.Layers, isZstd)
+	switch {
+	case ip.variant && im.Sentinel(): // as it is, in another place of the list
+		w.variant = &doc
+		return w, r.config(ctx, im)
+	case !ip.variant:
+		w.plain = &doc
+		return w, r.config(ctx, im)
 	}
 	if reason := noVariant(im); reason != "" {
 		if !p.optional {
 			return w, fmt.Errorf("no sentinel variant: %s: %w", reason, ErrUsage)
 		}
-		r.note("%s has no sentinel variant: %s", plain.digest, reason)
-		w.plain = &plain
-		return w, r.blob(ctx, im.Manifest.Config)
+		r.note("%s has no sentinel variant: %s", doc.digest, reason)
+		w.plain = &doc
+		return w, r.config(ctx, im)
+	}
+	if ip.plain {
+		w.plain = &doc
+		if err := r.config(ctx, im); err != nil {
+			return w, err
+		}
 	}
 	variant, err := r.variant(ctx, im, p.layout.ChainBound())
 	w.variant = &variant
 	return w, err
+}
+
+// version brings the layers of an instance to the destination, and gives the image that they make there.
+func (r *runner) version(ctx context.Context, ip imagePlan) (*manifest.Image, document, error) {
+	if ip.strip {
+		return r.stripped(ctx, ip)
+	}
+	layers, err := r.layers(ctx, ip)
+	if err != nil || !ip.edited() {
+		return ip.image, ip.doc, err
+	}
+	return editLayers(ip.image, layers)
+}
+
+// config stores an image's configuration, which an edit may have made.
+func (r *runner) config(ctx context.Context, im *manifest.Image) error {
+	return r.bytes(ctx, im.Manifest.Config, im.Config.Raw)
+}
+
+func isZstd(l manifest.Layer) bool {
+	algo, err := manifest.Compression(l.MediaType)
+	return err == nil && algo == algoZstd
 }
 
 func (r *runner) artifact(ctx context.Context, ip imagePlan) (written, error) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -14,8 +15,8 @@ import (
 	"github.com/tocsin/tocsin/manifest"
 )
 
-// rebuilt is what became of one layer of a stripped variant: the new blob, and the tar that its table of contents gave.
-type rebuilt struct {
+// tarBlob is what became of one layer of a stripped variant: the new blob, and the tar that its table of contents gave.
+type tarBlob struct {
 	desc v1.Descriptor
 	tar  digest.Digest
 }
@@ -31,11 +32,11 @@ func (r *runner) stripped(ctx context.Context, ip imagePlan) (*manifest.Image, d
 		layers[i] = l.Descriptor
 		switch {
 		case ip.encode[i+1]:
-			var made rebuilt
+			var made tarBlob
 			made, err = r.rebuild(ctx, l, true)
 			layers[i], tars[i] = made.desc, made.tar
 		case ip.tars == nil:
-			var made rebuilt
+			var made tarBlob
 			if made, err = r.rebuild(ctx, l, false); err == nil {
 				tars[i], err = made.tar, r.blob(ctx, l.Descriptor)
 			}
@@ -54,19 +55,10 @@ func (r *runner) stripped(ctx context.Context, ip imagePlan) (*manifest.Image, d
 	if err == nil && ip.plain {
 		r.note("the sentinel variant %s became plain, so its image ID changed from %s to %s", ip.doc.digest, ip.image.Manifest.Config.Digest, im.Manifest.Config.Digest)
 	}
-	if err != nil || !containsTrue(ip.encode) {
+	if err != nil || !slices.Contains(ip.encode, true) {
 		return im, doc, err
 	}
 	return editLayers(im, layers)
-}
-
-func containsTrue(bs []bool) bool {
-	for _, b := range bs {
-		if b {
-			return true
-		}
-	}
-	return false
 }
 
 // withoutSentinel is the plain image of a variant whose tars are known. It is pure.
@@ -94,24 +86,24 @@ type viewKey struct {
 }
 
 // rebuild writes a layer's tar again from its table of contents, hashes it, and encodes it if that is asked for.
-func (r *runner) rebuild(ctx context.Context, l manifest.Layer, encode bool) (rebuilt, error) {
-	return r.views.do(ctx, viewKey{l.Digest, l.TOC.Digest, encode}, func() (rebuilt, error) {
+func (r *runner) rebuild(ctx context.Context, l manifest.Layer, encode bool) (tarBlob, error) {
+	return r.views.do(ctx, viewKey{l.Digest, l.TOC.Digest, encode}, func() (tarBlob, error) {
 		if err := r.slots.Acquire(ctx, 1); err != nil {
-			return rebuilt{}, err
+			return tarBlob{}, err
 		}
 		defer r.slots.Release(1)
 		if !encode {
 			return r.hashView(ctx, l)
 		}
-		return r.encodeTar(ctx, l, r.viewTar)
+		return r.encodeTar(ctx, l, reading{r.viewTar, func(manifest.Layer, digest.Digest) error { return nil }})
 	})
 }
 
 // hashView only hashes the tar.
-func (r *runner) hashView(ctx context.Context, l manifest.Layer) (rebuilt, error) {
+func (r *runner) hashView(ctx context.Context, l manifest.Layer) (tarBlob, error) {
 	meter := r.env.progress().Start("tar of "+shortDigest(l.Digest), l.Size)
 	tar, err := r.viewTar(ctx, l, meter)
-	out := rebuilt{desc: l.Descriptor}
+	out := tarBlob{desc: l.Descriptor}
 	if err == nil {
 		h := digest.SHA256.Digester()
 		_, err = io.CopyBuffer(h.Hash(), struct{ io.Reader }{tar}, make([]byte, streamBuffer))
@@ -186,9 +178,15 @@ func openTOCView(blob *os.File, l manifest.Layer) (*tocView, error) {
 	}
 	files := make(map[string]*chunked.Entry)
 	for i := range toc.Entries {
-		if e := &toc.Entries[i]; e.Type == chunked.TypeReg {
-			files[e.Name] = e
+		e := &toc.Entries[i]
+		if e.Type != chunked.TypeReg || e.Size == 0 {
+			continue
 		}
+		name, err := chunked.CleanName(e.Name)
+		if err != nil {
+			return nil, err
+		}
+		files[name] = e
 	}
 	r, w := io.Pipe()
 	view := &tocView{PipeReader: r, ended: make(chan struct{}), blob: blob}
