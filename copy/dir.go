@@ -237,6 +237,10 @@ func (d *dir) temp() (*dirSpool, error) {
 	return &dirSpool{File: f, dir: d}, nil
 }
 
+func (d *dir) partDir() string { return d.path }
+
+func (d *dir) adopt(f *os.File) spool { return &dirSpool{File: f, dir: d} }
+
 // dirSpool is a file that has no name yet.
 type dirSpool struct {
 	*os.File

@@ -74,7 +74,7 @@ func sweepFile(name string) error {
 	if errors.Is(err, syscall.EWOULDBLOCK) {
 		return f.Close() // its writer lives
 	}
-	if err == nil {
+	if err == nil && staleFile(f, name) {
 		err = os.Remove(name)
 	}
 	return errors.Join(err, f.Close())
@@ -118,6 +118,10 @@ func (s *layoutSpool) commit(ctx context.Context, d v1.Descriptor) error {
 	}
 	return nil
 }
+
+func (l *layout) partDir() string { return filepath.Join(l.ref.Path, v1.ImageBlobsDir) }
+
+func (l *layout) adopt(f *os.File) spool { return &layoutSpool{File: f, layout: l} }
 
 func (s *layoutSpool) abort() error { return errors.Join(s.Close(), os.Remove(s.Name())) }
 

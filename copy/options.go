@@ -93,6 +93,7 @@ type Env struct {
 	Jobs     int              // blobs under way at once; 0: 6
 	Trust    *Trust           // nil: every image is accepted
 
+	parts  partSizes
 	bundle *bundle // of Save: where archives go
 	// dry stands in for running a plan (DryRun).
 	dry func(ctx context.Context, from source, s situation, p *copyPlan, o *Options) (*Result, error)

@@ -2,6 +2,7 @@ package copy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -277,13 +278,16 @@ func (r *runner) blob(ctx context.Context, d v1.Descriptor) error {
 	}
 	return r.once(ctx, d, func() error {
 		meter := r.env.progress().Start("copy "+shortDigest(d.Digest), d.Size)
-		err := r.to.put(ctx, d, func() (io.ReadCloser, error) {
-			body, err := r.from.blob(ctx, d)
-			if err != nil {
-				return nil, err
-			}
-			return &metered{ReadCloser: body, meter: meter}, nil
-		})
+		err := r.inParts(ctx, d, meter)
+		if errors.Is(err, errInOnePiece) {
+			err = r.to.put(ctx, d, func() (io.ReadCloser, error) {
+				body, err := r.from.blob(ctx, d)
+				if err != nil {
+					return nil, err
+				}
+				return &metered{ReadCloser: body, meter: meter}, nil
+			})
+		}
 		meter.Done(err)
 		return err
 	})

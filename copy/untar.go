@@ -21,7 +21,15 @@ import (
 
 // tarLayer downloads a layer, unpacks it into objects and keeps it under its verified diffID.
 func (im *importer) tarLayer(ctx context.Context, l manifest.Layer, meter Meter) (uint64, error) {
-	blob, err := im.from.blob(ctx, l.Descriptor)
+	n, err := im.tarLayerOnce(ctx, l, meter)
+	if errors.Is(err, errResumed) {
+		n, err = im.tarLayerOnce(ctx, l, meter)
+	}
+	return n, err
+}
+
+func (im *importer) tarLayerOnce(ctx context.Context, l manifest.Layer, meter Meter) (uint64, error) {
+	blob, err := im.blob(ctx, l.Descriptor)
 	if err != nil {
 		return 0, err
 	}

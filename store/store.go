@@ -81,6 +81,10 @@ func open(root string, o *Options, d *disk, boot string) (*Store, error) {
 // Root is the absolute path of the store.
 func (s *Store) Root() string { return s.root }
 
+// IngestDir is a directory for downloads that a later process may go on with. The caller makes the files in it and
+// removes them; gc removes those that were not written to for its grace period.
+func (s *Store) IngestDir() string { return s.path("ingest") }
+
 // Close ends the claims of this process's pins. Files, mappings and partial objects that were handed out stay valid
 // and are closed by those who hold them.
 func (s *Store) Close() error {
