@@ -95,9 +95,23 @@ func recompress(encoder io.Writer, layer string) (int64, error) {
 
 // gzipLayers are the files of the image that a layout calls gzip.
 func gzipLayers(layout string) ([]string, error) {
-	blob := func(d v1.Descriptor) string {
-		return filepath.Join(layout, "blobs", d.Digest.Algorithm().String(), d.Digest.Encoded())
+	manifest, err := namedImage(layout, "gzip")
+	if err != nil {
+		return nil, err
 	}
+	var files []string
+	for _, layer := range manifest.Layers {
+		files = append(files, blobFile(layout, layer))
+	}
+	return files, nil
+}
+
+func blobFile(layout string, d v1.Descriptor) string {
+	return filepath.Join(layout, "blobs", d.Digest.Algorithm().String(), d.Digest.Encoded())
+}
+
+// namedImage is the manifest of the image that a layout calls name.
+func namedImage(layout, name string) (*v1.Manifest, error) {
 	read := func(name string, into any) error {
 		raw, err := os.ReadFile(name)
 		if err != nil {
@@ -110,18 +124,10 @@ func gzipLayers(layout string) ([]string, error) {
 		return nil, err
 	}
 	for _, desc := range index.Manifests {
-		if desc.Annotations[v1.AnnotationRefName] != "gzip" {
-			continue
+		if desc.Annotations[v1.AnnotationRefName] == name {
+			var manifest v1.Manifest
+			return &manifest, read(blobFile(layout, desc), &manifest)
 		}
-		var manifest v1.Manifest
-		if err := read(blob(desc), &manifest); err != nil {
-			return nil, err
-		}
-		var files []string
-		for _, layer := range manifest.Layers {
-			files = append(files, blob(layer))
-		}
-		return files, nil
 	}
-	return nil, fmt.Errorf("no image gzip in %s", layout)
+	return nil, fmt.Errorf("no image %s in %s", name, layout)
 }

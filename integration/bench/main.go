@@ -1,5 +1,5 @@
 // Command bench prints, in one run, what tocsin is measured by: time to ready and bytes fetched over a slow line next
-// to overlayfs, conversion next to a single-threaded encoder, warm reads and metadata next to ext4, and the memory of a
+// to overlayfs, copies next to go.podman.io/image and crane, conversion next to a single-threaded encoder, warm reads and metadata next to ext4, and the memory of a
 // daemon that serves many files. Ratios of runs side by side are what counts; the numbers alone say more about the
 // machine. It asserts nothing; see the tests. tools/bench.sh prepares it.
 package main
@@ -32,7 +32,7 @@ func main() {
 		name string
 		run  func(context.Context) error
 	}{
-		{"ready", ready}, {"convert", convert}, {"rates", rates}, {"memory", memory},
+		{"ready", ready}, {"copy", copies}, {"convert", convert}, {"rates", rates}, {"memory", memory},
 	}
 	for _, section := range sections {
 		if len(os.Args) > 1 && !slices.Contains(os.Args[1:], section.name) {
