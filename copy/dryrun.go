@@ -121,6 +121,9 @@ func (p imagePlan) contents() []content {
 	}
 	out = append(out, content{Descriptor: p.image.Manifest.Config})
 	for _, l := range p.image.Layers {
+		if l.Binding == manifest.BindSentinel && p.strip && !p.variant {
+			continue
+		}
 		c := content{Descriptor: l.Descriptor}
 		if l.Binding == manifest.BindTar && p.image.Trust != manifest.TOCOnly {
 			c.diffID = l.DiffID
@@ -242,18 +245,27 @@ func (d describer) instance(ip imagePlan) DryRunInstance {
 	if out.LeftOut != "" {
 		return out
 	}
-	if ip.edited() {
+	switch {
+	case ip.strip && ip.plain:
+		out.Edit = "the sentinel goes, and the diff_ids become those of the tars"
+	case ip.strip:
+		out.Edit = "the variant gets other diff_ids"
+	case ip.edited():
 		out.Edit = "layers are made anew"
 	}
 	if ip.variant {
 		out.Variant = string(d.layout)
 	}
-	for i, c := range ip.contents() {
+	contents := ip.contents()
+	for i, c := range contents {
 		b := DryRunBlob{Digest: c.Digest, MediaType: c.MediaType, Size: c.Size, Action: ActionCopy}
 		if action, ok := d.there[c.Digest]; ok {
 			b.Action = action
 		}
 		layer := ip.image != nil && i > 0
+		if ip.image != nil {
+			i += len(ip.image.Layers) + 1 - len(contents) // a sentinel that goes is not among them
+		}
 		switch {
 		case layer && ip.encode[i-1]:
 			b.Action, b.Reason = ActionEncode, d.encodeReason(c.MediaType)
@@ -273,6 +285,9 @@ func leftOut(ip imagePlan) string {
 	case ip.skipped:
 		return "it was not asked for; its entry goes"
 	case ip.gone():
+		if ip.image != nil && ip.image.Sentinel() {
+			return "without its tables of contents it would be its plain sibling again"
+		}
 		return "the list would hold sentinel variants only"
 	}
 	return ""

@@ -54,6 +54,9 @@ func gather(ctx context.Context, src source, o *Options) (situation, error) {
 			err = in.serves(*o.Platform)
 		}
 		if err == nil {
+			err = in.preferred(o.Prefer)
+		}
+		if err == nil {
 			err = o.Select.single(in)
 		}
 		s.instances = []instance{in}
@@ -62,6 +65,9 @@ func gather(ctx context.Context, src source, o *Options) (situation, error) {
 	list, err := manifest.ParseList(top.raw, top.mediaType)
 	if err != nil {
 		return s, fmt.Errorf("list %s: %w", top.digest, err)
+	}
+	if o.Platform == nil && (o.Prefer == manifest.OnlyVariant || o.Prefer == manifest.OnlyPlain) {
+		return s, oneKind(top)
 	}
 	g := &gatherer{src: src, slots: semaphore.NewWeighted(readsAtOnce)}
 	if o.Platform != nil {
@@ -187,6 +193,23 @@ func (in instance) serves(p v1.Platform) error {
 	}
 	if have := in.image.Config.Platform; !manifest.MatchPlatform(p, have) {
 		return fmt.Errorf("%s is an image for %s, not %s: %w", in.doc.digest, manifest.FormatPlatform(have), manifest.FormatPlatform(p), ErrNotFound)
+	}
+	return nil
+}
+
+// oneKind refuses a choice of kind for a whole list.
+func oneKind(list document) error {
+	return fmt.Errorf("plain or sentinel is a choice for one platform, and of the list %s no one platform was asked for: %w", list.digest, ErrUsage)
+}
+
+// preferred refuses a single image of another kind than the one asked for.
+func (in instance) preferred(p manifest.Prefer) error {
+	variant := in.image != nil && in.image.Sentinel()
+	switch {
+	case p == manifest.OnlyVariant && !variant:
+		return fmt.Errorf("%s is no sentinel variant: %w", in.doc.digest, ErrNotFound)
+	case p == manifest.OnlyPlain && variant:
+		return fmt.Errorf("%s is a sentinel variant, and not a plain image: %w", in.doc.digest, ErrNotFound)
 	}
 	return nil
 }

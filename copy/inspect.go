@@ -24,10 +24,14 @@ func Resolve(ctx context.Context, env *Env, ref manifest.Ref, o *Options) (d dig
 	}
 	defer func() { err = errors.Join(err, src.close()) }()
 	top, err := src.top(ctx)
-	if err != nil || o.Platform == nil {
+	kind := o.Prefer == manifest.OnlyVariant || o.Prefer == manifest.OnlyPlain
+	if err != nil || o.Platform == nil && !kind {
 		return top.digest, err
 	}
 	if manifest.IsList(top.mediaType) {
+		if o.Platform == nil {
+			return "", oneKind(top)
+		}
 		list, err := manifest.ParseList(top.raw, top.mediaType)
 		if err != nil {
 			return "", fmt.Errorf("list %s: %w", top.digest, err)
@@ -40,7 +44,10 @@ func Resolve(ctx context.Context, env *Env, ref manifest.Ref, o *Options) (d dig
 	if err != nil {
 		return "", err
 	}
-	return top.digest, in.serves(*o.Platform)
+	if o.Platform != nil {
+		err = in.serves(*o.Platform)
+	}
+	return top.digest, errors.Join(err, in.preferred(o.Prefer))
 }
 
 // Raw returns the bytes of the top-level manifest of a reference, or of a single image's config.
@@ -50,7 +57,7 @@ func Raw(ctx context.Context, env *Env, ref manifest.Ref, config bool, o *Option
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, src.close()) }()
-	if !config && o.Platform == nil {
+	if !config && o.Platform == nil && o.Prefer == manifest.PreferPlain {
 		top, err := src.top(ctx)
 		return top.raw, err
 	}
@@ -84,6 +91,7 @@ type Inspection struct {
 	LayersData    []LayerData         `json:",omitempty"`
 	Env           []string            `json:",omitempty"`
 	Trust         string              `json:",omitempty"`
+	Why           string              `json:",omitempty"` // it has this Trust
 	ChainBound    bool                `json:",omitempty"`
 	Instances     []InspectedInstance `json:",omitempty"`
 }
@@ -97,15 +105,18 @@ type LayerData struct {
 	TOC         digest.Digest     `json:",omitempty"`
 }
 
-// InspectedInstance is one entry of a list. Serves is the platform that a sentinel variant serves, hidden or not.
+// InspectedInstance is one entry of a list. Serves is the platform that a sentinel variant serves, hidden or not. Sibling
+// is of a variant the plain image with the same layers for the same platform, and of that the variant.
 type InspectedInstance struct {
 	Digest     digest.Digest
 	MediaType  string
 	Size       int64
-	Platform   string `json:",omitempty"`
-	Serves     string `json:",omitempty"`
-	Trust      string `json:",omitempty"`
-	ChainBound bool   `json:",omitempty"`
+	Platform   string        `json:",omitempty"`
+	Serves     string        `json:",omitempty"`
+	Trust      string        `json:",omitempty"`
+	Why        string        `json:",omitempty"` // it has this Trust, or has none
+	ChainBound bool          `json:",omitempty"`
+	Sibling    digest.Digest `json:",omitempty"`
 }
 
 // Inspect describes what a reference names. Of a list it describes every instance, and fills the fields of a single
@@ -126,7 +137,7 @@ func Inspect(ctx context.Context, env *Env, ref manifest.Ref, o *Options) (_ *In
 	}
 	if s.list != nil {
 		for _, in := range s.instances {
-			out.Instances = append(out.Instances, inspectInstance(in))
+			out.Instances = append(out.Instances, inspectInstance(in, s.instances))
 		}
 		return out, nil
 	}
@@ -136,7 +147,7 @@ func Inspect(ctx context.Context, env *Env, ref manifest.Ref, o *Options) (_ *In
 	return out, nil
 }
 
-func inspectInstance(in instance) InspectedInstance {
+func inspectInstance(in instance, list []instance) InspectedInstance {
 	out := InspectedInstance{Digest: in.desc.Digest, MediaType: in.desc.MediaType, Size: in.desc.Size}
 	if in.desc.Platform != nil {
 		out.Platform = manifest.FormatPlatform(*in.desc.Platform)
@@ -144,10 +155,32 @@ func inspectInstance(in instance) InspectedInstance {
 	if p, ok := manifest.VariantPlatform(in.desc); ok {
 		out.Serves = manifest.FormatPlatform(p)
 	}
-	if in.image != nil {
-		out.Trust, out.ChainBound = in.image.Trust.String(), in.image.ChainBound
+	if in.image == nil {
+		out.Why = "it is no container image"
+		if in.list != nil {
+			out.Why = "it is a list"
+		}
+		return out
 	}
+	out.Trust, out.Why, out.ChainBound = in.image.Trust.String(), in.image.Reason(), in.image.ChainBound
+	if manifest.IsVariant(in.desc) != in.image.Sentinel() {
+		out.Why += "; the list says otherwise, which counts for nothing"
+	}
+	out.Sibling = siblingOf(in, list)
 	return out
+}
+
+// siblingOf finds the other one of a plain image and its variant in the list, "" if there is none. It is pure.
+func siblingOf(in instance, list []instance) digest.Digest {
+	for _, other := range list {
+		if other.image == nil || platformKey(in) != platformKey(other) {
+			continue
+		}
+		if manifest.SameLayers(in.image, other.image) || manifest.SameLayers(other.image, in.image) {
+			return other.desc.Digest
+		}
+	}
+	return ""
 }
 
 func (out *Inspection) describe(im *manifest.Image) error {
@@ -161,7 +194,7 @@ func (out *Inspection) describe(im *manifest.Image) error {
 	out.Created, out.DockerVersion = config.Created, config.DockerVersion
 	out.Labels, out.Env = config.Config.Labels, config.Config.Env
 	out.Os, out.Architecture, out.Variant = config.OS, config.Architecture, config.Variant
-	out.Trust, out.ChainBound = im.Trust.String(), im.ChainBound
+	out.Trust, out.Why, out.ChainBound = im.Trust.String(), im.Reason(), im.ChainBound
 	for _, l := range im.Layers {
 		d := LayerData{MIMEType: l.MediaType, Digest: l.Digest, Size: l.Size, Annotations: l.Annotations}
 		if l.TOC != nil {

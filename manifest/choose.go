@@ -22,6 +22,8 @@ const (
 	PreferVariant
 	// OnlyVariant: a sentinel variant or nothing.
 	OnlyVariant
+	// OnlyPlain: a plain instance or nothing.
+	OnlyPlain
 )
 
 // IsVariant reports whether the list says that d is a sentinel variant. It
@@ -113,9 +115,9 @@ func rate(d v1.Descriptor, want v1.Platform, p Prefer) (candidate, bool) {
 	var c candidate
 	variant := IsVariant(d)
 	switch {
-	case p == OnlyVariant && !variant, p == PreferPlain && Hidden(d):
+	case p == OnlyVariant && !variant, p == OnlyPlain && variant, p == PreferPlain && Hidden(d):
 		return c, false
-	case variant != (p != PreferPlain):
+	case p == PreferPlain && variant, p == PreferVariant && !variant:
 		c.kind = 1
 	}
 	if d.Annotations[AnnotationZstd] != "true" {
@@ -134,8 +136,11 @@ func rate(d v1.Descriptor, want v1.Platform, p Prefer) (candidate, bool) {
 }
 
 func onlyNote(p Prefer) string {
-	if p == OnlyVariant {
+	switch p {
+	case OnlyVariant:
 		return " as a sentinel variant"
+	case OnlyPlain:
+		return " as a plain image"
 	}
 	return ""
 }

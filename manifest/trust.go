@@ -212,6 +212,26 @@ func (im *Image) FirstUnprovable() int {
 	return -1
 }
 
+// Reason says in a few words why the image has its Trust.
+func (im *Image) Reason() string {
+	i := im.FirstUnprovable()
+	switch {
+	case im.Trust == TOCOnly && im.ChainBound:
+		return "it begins with the sentinel, and its diff_ids are the digests of the tables of contents"
+	case im.Trust == TOCOnly:
+		return "it begins with the sentinel; its diff_ids claim tars, which are compared where they count"
+	case im.Trust == TOCUnbound:
+		return "every layer has a table of contents and a tar-split, but can be read as a tar too"
+	case len(im.Layers) == 0:
+		return "it has no layers"
+	case isDocker(im.Manifest.MediaType):
+		return "a Docker manifest has no annotations that could lead to a table of contents"
+	case im.Layers[i].TOC == nil:
+		return fmt.Sprintf("layer %d has no table of contents", i)
+	}
+	return fmt.Sprintf("layer %d has a table of contents, but no tar-split that could prove it", i)
+}
+
 // Binding says what diff_ids[i] must equal: 0 <= i < len(im.Layers). It is
 // the one answer to that question; nobody compares a tar with diff_ids
 // without asking.

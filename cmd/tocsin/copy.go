@@ -25,7 +25,7 @@ type copyFlags struct {
 // where adds the flags that say which image is taken and how the outcome is told.
 func (c *copyFlags) where(f *pflag.FlagSet, platform, usage string) {
 	f.StringVar(&c.platform, "platform", platform, usage)
-	f.StringVar(&c.variant, "variant", "auto", "with --platform: plain, sentinel, or auto (the sentinel variant into the store, else plain)")
+	f.StringVar(&c.variant, "variant", "auto", "with one --platform: plain or sentinel and nothing else, or auto (the sentinel variant first into the store, else the plain image)")
 	f.StringVar(&c.digestFile, "digestfile", "", "write the digest to this file too")
 	f.BoolVar(&c.asJSON, "json", false, "print one JSON object")
 	f.StringVar(&c.progress, "progress", "auto", progressUsage)
@@ -142,7 +142,7 @@ func (a *app) copy(cmd *cobra.Command, src, dst manifest.Ref, c copyFlags) (err 
 func preference(variant string, dst manifest.Ref) (manifest.Prefer, error) {
 	switch variant {
 	case "plain":
-		return manifest.PreferPlain, nil
+		return manifest.OnlyPlain, nil
 	case "sentinel":
 		return manifest.OnlyVariant, nil
 	case "auto":

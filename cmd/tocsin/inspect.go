@@ -19,7 +19,7 @@ type choice struct{ platform, variant string }
 // flags adds them; what begins the help of --platform, as in "describe the image for".
 func (c *choice) flags(f *pflag.FlagSet, what string) {
 	f.StringVar(&c.platform, "platform", "", what+" OS/ARCH[/VARIANT], or local")
-	f.StringVar(&c.variant, "variant", "plain", "with --platform: plain or sentinel")
+	f.StringVar(&c.variant, "variant", "auto", "with one --platform: plain or sentinel and nothing else, or auto (the plain image first)")
 }
 
 // look runs fn on the image that an argument names.

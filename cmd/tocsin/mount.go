@@ -24,7 +24,7 @@ const fuseType = "fuse.tocsin"
 
 func newMount(a *app) *cobra.Command {
 	var foreground bool
-	var platform string
+	var platform, variant string
 	cmd := &cobra.Command{
 		Use: "mount store:NAME DIR", Short: "Show an image of the store, read-only, on a directory",
 		Long: "Show an image of the store, read-only, on a directory. The process behind the mount ends with it: umount DIR is enough.",
@@ -36,6 +36,10 @@ func newMount(a *app) *cobra.Command {
 			}
 			if ref.Transport != manifest.Store {
 				return usage(fmt.Errorf("%s is not in the store; copy it there first", args[0]))
+			}
+			prefer, err := preference(variant, ref)
+			if err != nil {
+				return err
 			}
 			if !foreground {
 				return spawnMount(cmd.Context())
@@ -50,12 +54,13 @@ func newMount(a *app) *cobra.Command {
 			}
 			return a.mount(cmd.Context(), ref, args[1], func(r store.Record) bool {
 				have, err := manifest.ParsePlatform(r.Platform)
-				return err == nil && manifest.MatchPlatform(*want, have)
+				return err == nil && manifest.MatchPlatform(*want, have) && ofKind(prefer, r)
 			})
 		},
 	}
 	cmd.Flags().BoolVar(&foreground, "foreground", false, "stay until the mount is gone")
 	cmd.Flags().StringVar(&platform, "platform", "", "another platform than this machine's")
+	cmd.Flags().StringVar(&variant, "variant", "auto", "plain or sentinel and nothing else, or auto (the sentinel variant first)")
 	return cmd
 }
 
@@ -180,6 +185,12 @@ func tellReady() error {
 	return errors.Join(err, pipe.Close())
 }
 
+// ofKind says whether an image is of the kind that was asked for.
+func ofKind(prefer manifest.Prefer, r store.Record) bool {
+	variant := r.Trust == manifest.TOCOnly.String()
+	return !(prefer == manifest.OnlyVariant && !variant || prefer == manifest.OnlyPlain && variant)
+}
+
 // findRecord picks the image of a reference that fits, a sentinel variant before its plain sibling.
 func findRecord(st *store.Store, ref manifest.Ref, fits func(store.Record) bool) (store.Record, error) {
 	var records []store.Record
@@ -195,13 +206,13 @@ func findRecord(st *store.Store, ref manifest.Ref, fits func(store.Record) bool)
 	var found []store.Record
 	var there []string
 	for _, r := range records {
-		there = append(there, r.Platform)
+		there = append(there, r.Platform+" ("+r.Trust+")")
 		if fits(r) {
 			found = append(found, r)
 		}
 	}
 	if len(found) == 0 {
-		return store.Record{}, fmt.Errorf("%s is here for %s only: %w", ref.Familiar(), strings.Join(there, ", "), store.ErrNotFound)
+		return store.Record{}, fmt.Errorf("%s is not here as was asked for, but as %s: %w", ref.Familiar(), strings.Join(there, ", "), store.ErrNotFound)
 	}
 	for _, r := range found {
 		if r.Trust == manifest.TOCOnly.String() {

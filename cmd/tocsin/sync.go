@@ -56,7 +56,7 @@ func newSync(a *app) *cobra.Command {
 	c.trust.flags(f)
 	c.signatures.carried(f)
 	a.limits.flags(f)
-	c.variant = "plain"
+	c.variant = "auto"
 	return cmd
 }
 
