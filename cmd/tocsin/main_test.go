@@ -23,8 +23,10 @@ import (
 	"github.com/tocsin/tocsin/manifest"
 )
 
-// The test binary is tocsin when it is called so.
-func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"tocsin": main}) }
+// The test binary is tocsin when it is called so, and measures itself when it is called the other way.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"tocsin": main, "tocsin-measured": measured})
+}
 
 type frontKey struct{}
 
