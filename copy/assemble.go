@@ -1,6 +1,7 @@
 package copy
 
 import (
+	"bytes"
 	"fmt"
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -12,7 +13,10 @@ import (
 func assemble(s situation, p *copyPlan, out []written) (document, error) {
 	switch p.top {
 	case topKeep:
-		return s.top, nil
+		if s.list == nil || !renamed(p.images, out) {
+			return s.top, nil
+		}
+		return list(s.list, s.list.MediaType, p.images, out, p.layout) // an instance was taken in another form only
 	case topImage:
 		return single(out[0]), nil
 	case topWrap:
@@ -22,7 +26,8 @@ func assemble(s situation, p *copyPlan, out []written) (document, error) {
 		raw, err := manifest.PublishIndex(descriptorOf(*out[0].plain), descriptorOf(*out[0].variant), out[0].platform, p.layout)
 		return made(raw, v1.MediaTypeImageIndex), err
 	case topList:
-		return list(s.list, p.images, out, p.layout)
+		doc, err := list(s.list, p.forms[0], p.images, out, p.layout)
+		return doc.unless(s.top), err
 	}
 	return document{}, fmt.Errorf("internal: no action for the top-level manifest")
 }
@@ -34,25 +39,44 @@ func single(w written) document {
 	return *w.plain
 }
 
-// list edits a list: each instance keeps its entry with the new digest, and its variant follows it. A Docker list
-// becomes an OCI index only where an entry is of OCI's kind now, so that deleting entries alone converts nothing.
-func list(l *manifest.List, images []imagePlan, out []written, layout manifest.Layout) (document, error) {
+// renamed says that some entry has another digest now than the list says.
+func renamed(images []imagePlan, out []written) bool {
+	for i, w := range out {
+		if w.plain != nil && w.plain.digest != images[i].desc.Digest {
+			return true
+		}
+	}
+	return false
+}
+
+// list edits a list and gives it a form: each instance keeps its entry with the new digest, and its variant follows it.
+// A Docker list that was not asked for becomes an OCI index where an entry is of OCI's kind now, so that deleting
+// entries alone converts nothing.
+func list(l *manifest.List, form string, images []imagePlan, out []written, layout manifest.Layout) (document, error) {
 	var entries []v1.Descriptor
-	mediaType := l.MediaType
 	for i, ip := range images {
 		e, err := entriesOf(ip, out[i], layout)
 		if err != nil {
 			return document{}, err
 		}
 		for _, d := range e {
-			if ip.edited() || out[i].variant != nil || d.MediaType != ip.desc.MediaType {
-				mediaType = v1.MediaTypeImageIndex
+			made := d.Digest != ip.desc.Digest && d.MediaType == manifest.ToOCI(d.MediaType)
+			if form == l.MediaType && (made || out[i].variant != nil) {
+				form = v1.MediaTypeImageIndex
 			}
 		}
 		entries = append(entries, e...)
 	}
-	raw, err := manifest.ReplaceInstances(l, entries, mediaType)
-	return made(raw, mediaType), err
+	raw, err := manifest.ReplaceInstances(l, entries, form)
+	return made(raw, form), err
+}
+
+// unless is the original where the bytes did not change, so that what is sent is it, under its own digest (rule 24).
+func (d document) unless(original document) document {
+	if bytes.Equal(d.raw, original.raw) {
+		return original
+	}
+	return d
 }
 
 func entriesOf(ip imagePlan, w written, layout manifest.Layout) ([]v1.Descriptor, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -12,58 +13,157 @@ import (
 	"github.com/tocsin/tocsin/manifest"
 )
 
-// commit writes the top-level manifest. A single image, or a list, that the place refuses in one dialect is offered in
-// the other, where the plan allows that it changes (rules 29 and 31); no other failure leads there (rule 30). What it
-// names is the same in both. The error has what was said of each form.
-func (r *runner) commit(ctx context.Context, top document, p *copyPlan) (document, error) {
-	err := r.to.commit(ctx, top)
-	signed := p.signatures != nil && p.signatures.signed(top.digest)
-	if !errors.Is(err, registry.ErrRejected) || !p.convertible || signed {
-		return top, err
-	}
-	other, cannot := otherDialect(top)
-	if cannot != nil {
-		return top, fmt.Errorf("as %s: %w; in another form: %w", top.mediaType, err, cannot)
-	}
-	if again := r.to.commit(ctx, other); again != nil {
-		return top, fmt.Errorf("as %s: %w; as %s: %w", top.mediaType, err, other.mediaType, again)
-	}
-	r.note("the manifest was refused as %s, so it was written as %s, and its digest is not %s", top.mediaType, other.mediaType, top.digest)
-	return other, nil
+// manifests writes the instances of one list by their digests, and the lists in it after what they list. What was taken
+// in another form only is that from here on.
+func (r *runner) manifests(ctx context.Context, images []imagePlan, out []written, p *copyPlan) error {
+	return forEach(ctx, len(images), func(ctx context.Context, i int) (err error) {
+		ip, w := images[i], &out[i]
+		if ip.list != nil && !ip.skipped && ip.plain {
+			if err := r.manifests(ctx, ip.children, w.children, p); err != nil {
+				return err
+			}
+			doc := ip.doc
+			if ip.changed() || renamed(ip.children, w.children) {
+				if doc, err = list(ip.list, ip.forms[0], ip.children, w.children, p.layout); err != nil {
+					return err
+				}
+				doc = doc.unless(ip.doc)
+			}
+			w.plain, w.forms = &doc, ip.forms
+		}
+		for _, doc := range []*document{w.plain, w.variant} {
+			if doc == nil {
+				continue
+			}
+			var forms []string
+			if doc == w.plain {
+				forms = w.forms
+			}
+			if *doc, err = r.place(ctx, *doc, forms, p); err != nil {
+				return fmt.Errorf("instance %s: %w", ip.desc.Digest, err)
+			}
+		}
+		return nil
+	})
 }
 
-// otherDialect is a manifest or list in Docker's dialect if it is in OCI's, and the other way round. ErrUnsupported when
-// that cannot say what it has, such as zstd in Docker's. Instances of a list stay as they are. It is pure.
-func otherDialect(doc document) (document, error) {
-	if manifest.IsList(doc.mediaType) {
-		return otherList(doc)
+// place writes one instance's manifest and its signatures, once however often it is listed.
+func (r *runner) place(ctx context.Context, doc document, forms []string, p *copyPlan) (document, error) {
+	return r.placed.do(ctx, placedKey{doc.digest, doc.mediaType}, func() (document, error) {
+		if err := r.slots.Acquire(ctx, 1); err != nil {
+			return doc, err
+		}
+		defer r.slots.Release(1)
+		placed, err := r.offer(ctx, doc, forms, r.to.putManifest)
+		if err == nil {
+			err = p.signatures.put(ctx, r.to, subject{digest: placed.digest})
+		}
+		return placed, err
+	})
+}
+
+// offer writes a manifest or list, and if the place rejects it, in the other forms that it may have, in order; nil are
+// none. Only a rejection leads on (rules 30 and 31), and the error has what was said of each form. What the manifest
+// names is the same in all, so no blob is sent again (rule 29).
+func (r *runner) offer(ctx context.Context, doc document, forms []string, put func(context.Context, document) error) (document, error) {
+	err := put(ctx, doc)
+	said := err
+	if err != nil && len(forms) > 1 {
+		said = fmt.Errorf("as %s: %w", doc.mediaType, err)
+	}
+	for _, form := range forms {
+		if !errors.Is(err, registry.ErrRejected) {
+			break
+		}
+		if form == doc.mediaType {
+			continue
+		}
+		other, cannot := convert(doc, form)
+		if cannot != nil {
+			said = fmt.Errorf("%w; as %s: %w", said, form, cannot)
+			continue
+		}
+		if err = put(ctx, other); err == nil {
+			r.note("%s was refused as %s, so it was written as %s, and its digest is %s", doc.digest, doc.mediaType, form, other.digest)
+			return other, nil
+		}
+		said = fmt.Errorf("%w; as %s: %w", said, form, err)
+	}
+	return doc, said
+}
+
+// inForm is an image with the layers that it has now, in the first of its forms that can say them, and the forms that
+// are left. What does not change keeps its bytes (rule 24).
+func inForm(forms []string, im *manifest.Image, doc document, layers []v1.Descriptor) (*manifest.Image, document, []string, error) {
+	same := reflect.DeepEqual(im.Manifest.Layers, layers)
+	var cannot error
+	for i, form := range forms {
+		if same && form == im.Manifest.MediaType {
+			return im, doc, forms[i:], nil
+		}
+		with, made, err := withLayers(im, layers, form)
+		if !errors.Is(err, manifest.ErrUnsupported) {
+			return with, made, forms[i:], err
+		}
+		cannot = errors.Join(cannot, err)
+	}
+	return nil, document{}, nil, cannot
+}
+
+// withLayers puts layers into an image's manifest and gives that a form. The config, and so every diffID, stays as it is:
+// the tars did.
+func withLayers(im *manifest.Image, layers []v1.Descriptor, form string) (*manifest.Image, document, error) {
+	layers = slices.Clone(layers)
+	if form == manifest.DockerManifest && form == im.Manifest.MediaType {
+		for i, l := range layers {
+			if l.Digest == im.Layers[i].Digest {
+				continue
+			}
+			t, err := manifest.ToDocker(l.MediaType)
+			if err != nil {
+				return nil, document{}, err
+			}
+			layers[i].MediaType, layers[i].Annotations = t, nil
+		}
+	}
+	raw, err := manifest.ReplaceLayers(im.Manifest, im.Manifest.Config, layers, form)
+	if err != nil {
+		return nil, document{}, err
+	}
+	m, err := manifest.ParseManifest(raw, form)
+	if err != nil {
+		return nil, document{}, err
+	}
+	edited, err := manifest.NewImage(m, im.Config)
+	return edited, made(raw, form), err
+}
+
+// convert is a manifest or list in another form that nobody asked for. ErrUnsupported when that cannot say what it has,
+// such as zstd in Docker's, or what the entries of an index are. Instances of a list stay as they are. It is pure.
+func convert(doc document, form string) (document, error) {
+	if manifest.IsList(form) {
+		return convertList(doc, form)
 	}
 	m, err := manifest.ParseManifest(doc.raw, doc.mediaType)
 	if err != nil {
 		return document{}, err
 	}
-	to := manifest.DockerManifest
-	if m.MediaType == manifest.DockerManifest {
-		to = v1.MediaTypeImageManifest
-	}
-	raw, err := manifest.ReplaceLayers(m, m.Config, slices.Clone(m.Layers), to)
-	return made(raw, to), err
+	raw, err := manifest.ReplaceLayers(m, m.Config, slices.Clone(m.Layers), form)
+	return made(raw, form), err
 }
 
-func otherList(doc document) (document, error) {
+func convertList(doc document, form string) (document, error) {
 	l, err := manifest.ParseList(doc.raw, doc.mediaType)
 	if err != nil {
 		return document{}, err
 	}
-	to := v1.MediaTypeImageIndex
-	if l.MediaType == to {
-		to = manifest.DockerList
+	if form == manifest.DockerList {
 		for _, d := range l.Instances {
 			if len(d.Annotations) > 0 || d.ArtifactType != "" {
 				return document{}, fmt.Errorf("a Docker list cannot say what instance %s is: %w", d.Digest, manifest.ErrUnsupported)
 			}
 		}
 	}
-	raw, err := manifest.ReplaceInstances(l, slices.Clone(l.Instances), to)
-	return made(raw, to), err
+	raw, err := manifest.ReplaceInstances(l, slices.Clone(l.Instances), form)
+	return made(raw, form), err
 }

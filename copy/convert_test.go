@@ -39,7 +39,7 @@ func TestOtherDialect(t *testing.T) {
 		{"no OCI", []front.Rule{refusing(v1.MediaTypeImageManifest, invalid)}, Options{}, manifest.DockerManifest, nil, 2},
 		{"no OCI, other layers", []front.Rule{refusing(v1.MediaTypeImageManifest, invalid)}, Options{Compress: Compression{Algorithm: algoNone}}, manifest.DockerManifest, nil, 2},
 		{"digests are promised", []front.Rule{refusing(v1.MediaTypeImageManifest, invalid)}, Options{Preserve: true}, "", registry.ErrRejected, 1}, // rule 28
-		{"not to be said in Docker's", []front.Rule{refusing(v1.MediaTypeImageManifest, invalid)}, Options{Compress: Compression{Algorithm: algoZstd}}, "", manifest.ErrUnsupported, 1},
+		{"not to be said in Docker's", []front.Rule{refusing(v1.MediaTypeImageManifest, invalid)}, Options{Compress: Compression{Algorithm: algoZstd}}, "", registry.ErrRejected, 1},
 		{"nothing is taken", []front.Rule{{Method: "PUT", Path: "/manifests/", Do: invalid}}, Options{}, "", registry.ErrRejected, 2},
 		{"too large is no rejection", []front.Rule{refusing(v1.MediaTypeImageManifest, front.Status(413, "SIZE_INVALID"))}, Options{}, "", errAny, 1},
 	}
@@ -84,11 +84,11 @@ func TestOtherDialectBack(t *testing.T) {
 	w := newWorld(t, 2)
 	src, _ := w.single()
 	first := w.situation(src).top
-	docker, err := otherDialect(first)
+	docker, err := convert(first, manifest.DockerManifest)
 	if err != nil || docker.mediaType != manifest.DockerManifest {
 		t.Fatalf("%v %s", err, docker.mediaType)
 	}
-	back, err := otherDialect(docker)
+	back, err := convert(docker, v1.MediaTypeImageManifest)
 	if err != nil {
 		t.Fatal(err)
 	}

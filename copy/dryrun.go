@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -230,7 +231,10 @@ func topEdit(p *copyPlan) string {
 	case topImage:
 		return "the image's own manifest changes"
 	case topList:
-		return "entries of the list change"
+		if slices.ContainsFunc(p.images, imagePlan.changed) {
+			return "entries of the list change"
+		}
+		return "the list is written as " + p.forms[0]
 	}
 	return ""
 }
@@ -252,6 +256,9 @@ func (d describer) instance(ip imagePlan) DryRunInstance {
 		out.Edit = "the variant gets other diff_ids"
 	case ip.edited():
 		out.Edit = "layers are made anew"
+	}
+	if ip.converted() {
+		out.Edit = strings.TrimPrefix(out.Edit+", and it is written as "+ip.forms[0], ", and ")
 	}
 	if ip.variant {
 		out.Variant = string(d.layout)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -15,16 +16,33 @@ import (
 
 // encode makes one layer anew in the asked compression and stores it. The tar inside stays the same, and is compared
 // with the config's diffID on the way.
-func (r *runner) encode(ctx context.Context, l manifest.Layer) (v1.Descriptor, error) {
-	return r.made.do(ctx, layerKey{blob: l.Digest, diffID: l.DiffID}, func() (v1.Descriptor, error) { return r.encodeOnce(ctx, l) })
+func (r *runner) encode(ctx context.Context, l manifest.Layer, c Compression) (v1.Descriptor, error) {
+	key := madeKey{layerKey{blob: l.Digest, diffID: l.DiffID}, c}
+	made, err := r.made.do(ctx, key, func() (v1.Descriptor, error) { return r.encodeOnce(ctx, l, c) })
+	return relabel(l.Descriptor, made), err
 }
 
-func (r *runner) encodeOnce(ctx context.Context, l manifest.Layer) (v1.Descriptor, error) {
+// relabel is a layer's descriptor after its blob was made anew or another one took its place: what describes the blob is
+// the new one's, what somebody said of the layer stays (rule 40). What came from elsewhere is now here.
+func relabel(old, made v1.Descriptor) v1.Descriptor {
+	d := old
+	d.MediaType, d.Digest, d.Size, d.URLs, d.Data = made.MediaType, made.Digest, made.Size, nil, nil
+	d.Annotations = manifest.StripTOCAnnotations(old.Annotations)
+	if len(made.Annotations) > 0 {
+		if d.Annotations == nil {
+			d.Annotations = make(map[string]string)
+		}
+		maps.Copy(d.Annotations, made.Annotations)
+	}
+	return d
+}
+
+func (r *runner) encodeOnce(ctx context.Context, l manifest.Layer, c Compression) (v1.Descriptor, error) {
 	if err := r.slots.Acquire(ctx, 1); err != nil {
 		return v1.Descriptor{}, err
 	}
 	defer r.slots.Release(1)
-	made, err := r.encodeTar(ctx, l, reading{r.ownTar, checkDiffID})
+	made, err := r.encodeTar(ctx, l, c, reading{r.ownTar, checkDiffID})
 	return made.desc, err
 }
 
@@ -35,8 +53,7 @@ type reading struct {
 }
 
 // encodeTar encodes a layer's tar as it was asked for, or as plain zstd if a table of contents cannot say it.
-func (r *runner) encodeTar(ctx context.Context, l manifest.Layer, as reading) (tarBlob, error) {
-	c := r.options.Compress
+func (r *runner) encodeTar(ctx context.Context, l manifest.Layer, c Compression, as reading) (tarBlob, error) {
 	made, err := r.encodeAs(ctx, l, c, as)
 	if errors.Is(err, chunked.ErrUnsayable) || errors.Is(err, chunked.ErrTooBig) {
 		r.note("layer %s became plain zstd, because a table of contents cannot say its tar: %v", l.Digest, err)

@@ -152,7 +152,7 @@ func unedited(images []imagePlan) ([]written, error) {
 				return nil, err
 			}
 			if ip.changed() {
-				if doc, err = list(ip.list, ip.children, children, ""); err != nil {
+				if doc, err = list(ip.list, ip.forms[0], ip.children, children, ""); err != nil {
 					return nil, err
 				}
 			}

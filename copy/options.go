@@ -26,6 +26,9 @@ type Options struct {
 	Prefer manifest.Prefer
 	// Compress encodes the layers that are not in that form yet. The zero value keeps layers as they are.
 	Compress Compression
+	// Format writes manifests and lists in that dialect. The zero value keeps each in its own, unless what is asked for
+	// needs another or the destination takes only another.
+	Format Format
 	// Sentinel adds a sentinel variant in that layout; "none" adds none. "" means hidden together with zstd:chunked,
 	// otherwise none.
 	Sentinel string

@@ -19,8 +19,10 @@ type situation struct {
 	flattened *document      // the list that the source named, of which one instance is copied
 	strip     bool           // skipped instances leave the list
 	toStore   bool
-	encoded   bool // the source has the layers as blobs; the store has only their files
-	signed    bool // top has signatures that are to be kept
+	encoded   bool                     // the source has the layers as blobs; the store has only their files
+	signed    bool                     // top has signatures that are to be kept
+	isSigned  func(digest.Digest) bool // of any manifest; nil: none is
+	accepts   []string                 // what the destination declares (acceptsOf)
 }
 
 // instance is one entry of a list: an image, an artifact, or a list with entries of its own.
@@ -51,8 +53,8 @@ type copyPlan struct {
 	images []imagePlan
 	// optional says that a variant was not asked for by name: without it the copy goes on and says why.
 	optional bool
-	// convertible says that the top-level manifest may become another dialect's when the destination wants that.
-	convertible bool
+	// forms are the types in which the list at the top is offered, in order; of a single image its plan has them.
+	forms []string
 	// notes are what the user should know of the plan.
 	notes []string
 	// signatures are those that each manifest gets after it was written; nil: none.
@@ -62,7 +64,9 @@ type copyPlan struct {
 // imagePlan is what happens to one instance.
 type imagePlan struct {
 	instance
-	encode   []bool          // by layer: make it anew in the asked compression
+	forms    []string        // the types in which its manifest is offered, in order; nil: as it is
+	compress Compression     // of layers made anew
+	encode   []bool          // by layer: make it anew
 	strip    bool            // a sentinel variant becomes plain; its tars are those of its tables of contents
 	tars     []digest.Digest // with strip: the digests of those tars, if nobody has to build them; nil otherwise
 	plain    bool            // the instance itself is listed; it is copied too, unless it is skipped
@@ -75,7 +79,21 @@ func (p imagePlan) edited() bool { return p.strip || slices.Contains(p.encode, t
 
 // changed says that the list that has this entry will have another one.
 func (p imagePlan) changed() bool {
-	return p.edited() || p.variant || !p.plain || slices.ContainsFunc(p.children, imagePlan.changed)
+	return p.edited() || p.converted() || p.variant || !p.plain || slices.ContainsFunc(p.children, imagePlan.changed)
+}
+
+// converted says that the manifest is written in another form than it has.
+func (p imagePlan) converted() bool { return len(p.forms) > 0 && p.forms[0] != p.form() }
+
+// form is the type of the manifest, as it was understood.
+func (p imagePlan) form() string {
+	switch {
+	case p.image != nil:
+		return p.image.Manifest.MediaType
+	case p.list != nil:
+		return p.list.MediaType
+	}
+	return p.doc.mediaType
 }
 
 // addsVariant says that a variant is made, here or below.
@@ -92,6 +110,9 @@ func plan(s situation, o *Options) (*copyPlan, error) {
 	layout, optional, err := layoutOf(o)
 	if err != nil {
 		return nil, err
+	}
+	if s.toStore && o.Format != "" {
+		return nil, fmt.Errorf("the store keeps manifests as they came, so --format means nothing there: %w", ErrUsage)
 	}
 	if s.toStore && (o.Compress.Algorithm != "" || o.Sentinel != "" && o.Sentinel != sentinelNone) {
 		return nil, fmt.Errorf("the store keeps files, not layers, so neither --compress nor --sentinel means anything there: %w", ErrUsage)
@@ -118,8 +139,12 @@ func plan(s situation, o *Options) (*copyPlan, error) {
 	if !slices.ContainsFunc(p.images, func(ip imagePlan) bool { return !ip.gone() }) && len(p.images) > 0 {
 		return nil, fmt.Errorf("every entry would leave the list, which would create an empty image: %w", ErrUsage)
 	}
+	if s.list != nil {
+		if p.forms, err = formsOf(s, o, instance{doc: s.top}).list(s.list); err != nil {
+			return nil, fmt.Errorf("list %s: %w", s.top.digest, err)
+		}
+	}
 	p.top = planTop(s, p)
-	p.convertible = reason == "" && (s.list != nil || s.instances[0].image != nil)
 	if reason != "" && p.top != topKeep {
 		return nil, fmt.Errorf("the manifest would change, but %s: %w", reason, ErrPreserve)
 	}
@@ -152,7 +177,7 @@ func layoutOf(o *Options) (l manifest.Layout, optional bool, err error) {
 
 func planTop(s situation, p *copyPlan) topAction {
 	switch {
-	case !slices.ContainsFunc(p.images, imagePlan.changed):
+	case !slices.ContainsFunc(p.images, imagePlan.changed) && (s.list == nil || p.forms[0] == s.list.MediaType):
 		return topKeep
 	case s.list != nil:
 		return topList
@@ -162,6 +187,8 @@ func planTop(s situation, p *copyPlan) topAction {
 	return topImage
 }
 
+const whySigned = "it is signed, and its signatures would no longer be valid; --remove-signatures copies without them"
+
 // cannotModify is the reason why manifests must stay as they are, or "".
 func cannotModify(s situation, o *Options) string {
 	switch {
@@ -170,7 +197,7 @@ func cannotModify(s situation, o *Options) string {
 	case s.digested != "":
 		return "the destination names a digest"
 	case s.signed:
-		return "it is signed, and its signatures would no longer be valid; --remove-signatures copies without them"
+		return whySigned
 	}
 	return ""
 }

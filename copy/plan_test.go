@@ -292,7 +292,7 @@ func TestAssemble(t *testing.T) {
 	}
 	top, err = assemble(situation{}, &copyPlan{top: topWrap, layout: manifest.LayoutHidden}, []written{both})
 	check("wrap", top, err, plain.digest, variant.digest)
-	p := &copyPlan{top: topList, layout: manifest.LayoutUpstream, images: []imagePlan{edited}}
+	p := &copyPlan{top: topList, layout: manifest.LayoutUpstream, forms: []string{l.MediaType}, images: []imagePlan{edited}}
 	top, err = assemble(situation{list: l}, p, []written{both})
 	check("list with a variant", top, err, plain.digest, variant.digest)
 	top, err = assemble(situation{list: l}, p, []written{{plain: &plain, platform: amd}})

@@ -38,7 +38,10 @@ func (pl *planner) list(instances []instance, isList bool) ([]imagePlan, error) 
 				continue
 			}
 			var err error
-			if out[i], err = pl.entry(in, lv); err != nil {
+			if out[i], err = pl.entry(in, lv); err == nil {
+				err = pl.shape(&out[i])
+			}
+			if err != nil {
 				return nil, fmt.Errorf("%s: %w", in.desc.Digest, err)
 			}
 			if variants && !out[i].gone() && (out[i].variant || !out[i].strip) {
@@ -61,6 +64,18 @@ func (pl *planner) entry(in instance, lv *level) (imagePlan, error) {
 		return pl.variant(in, lv)
 	}
 	return pl.image(in, lv)
+}
+
+// shape decides which form an entry's manifest gets.
+func (pl *planner) shape(p *imagePlan) (err error) {
+	switch f := formsOf(pl.s, pl.o, p.instance); {
+	case p.skipped || p.gone():
+	case p.list != nil:
+		p.forms, err = f.list(p.list)
+	case p.image != nil:
+		p.forms, err = f.image(p.image, layerTypes(*p), p.edited())
+	}
+	return err
 }
 
 // nested decides about a list in the list, which leaves it when nothing of its own is left.
@@ -95,7 +110,7 @@ func platformKey(in instance) string {
 
 // image decides about a plain image.
 func (pl *planner) image(in instance, lv *level) (imagePlan, error) {
-	p := imagePlan{instance: in, plain: true}
+	p := imagePlan{instance: in, plain: true, compress: pl.o.Compress}
 	chunkable := len(in.image.Layers) > 0
 	for _, l := range in.image.Layers {
 		encode := encodeLayer(l, pl.o.Compress, pl.s.encoded || pl.s.toStore)

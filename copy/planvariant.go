@@ -12,7 +12,7 @@ import (
 // variant decides about an instance that is a sentinel variant. It stays as it is, byte for byte, unless a layer loses
 // its table of contents (S28) or another layout was asked for by name.
 func (pl *planner) variant(in instance, lv *level) (imagePlan, error) {
-	p := imagePlan{instance: in, plain: true}
+	p := imagePlan{instance: in, plain: true, compress: pl.o.Compress}
 	for _, l := range in.image.Layers {
 		p.encode = append(p.encode, encodeOfVariant(l, pl.o.Compress, pl.s.encoded || pl.s.toStore))
 	}

@@ -23,9 +23,10 @@ type runner struct {
 	options *Options
 	slots   *semaphore.Weighted // blobs under way, of all instances
 
-	blobs flights[digest.Digest, struct{}] // copied, or being copied
-	made  flights[layerKey, v1.Descriptor] // layers encoded anew
-	views flights[viewKey, tarBlob]        // tars of tables of contents
+	blobs  flights[digest.Digest, struct{}] // copied, or being copied
+	made   flights[madeKey, v1.Descriptor]  // layers encoded anew
+	views  flights[viewKey, tarBlob]        // tars of tables of contents
+	placed flights[placedKey, document]     // instances' manifests written
 
 	mu    sync.Mutex
 	notes []string
@@ -35,6 +36,18 @@ type runner struct {
 type layerKey struct {
 	blob, diffID digest.Digest
 	trust        manifest.Trust
+}
+
+// madeKey is a layer in a compression.
+type madeKey struct {
+	layerKey
+	as Compression
+}
+
+// placedKey is a manifest in the form in which it is offered first.
+type placedKey struct {
+	digest    digest.Digest
+	mediaType string
 }
 
 func newRunner(env *Env, from source, to destination, o *Options) *runner {
@@ -54,26 +67,14 @@ func (r *runner) note(format string, args ...any) {
 	r.notes = append(r.notes, fmt.Sprintf(format, args...))
 }
 
-// written is what became of one instance: the descriptors for the list, and the bytes for a single image.
+// written is what became of one entry: the descriptors for the list, and the bytes for a single image.
 type written struct {
-	below          []document // of a list in the list: what it lists, before it
+	children       []written  // of a list in the list
+	below          []document // of a list that is made without a runner: what it lists, before it
 	plain, variant *document
+	forms          []string // of plain, after the one that it has
 	platform       v1.Platform
 	zstd           bool // some layer is
-}
-
-// docs are the manifests to write, each after those that it lists.
-func docs(out []written) []document {
-	var all []document
-	for _, w := range out {
-		all = append(all, w.below...)
-		for _, doc := range []*document{w.plain, w.variant} {
-			if doc != nil {
-				all = append(all, *doc)
-			}
-		}
-	}
-	return all
 }
 
 func (r *runner) run(ctx context.Context, s situation, p *copyPlan) (*Result, error) {
@@ -81,28 +82,22 @@ func (r *runner) run(ctx context.Context, s situation, p *copyPlan) (*Result, er
 	if err != nil {
 		return nil, err
 	}
+	// A list's instances go by digest before it; a single image is the top itself.
+	alone := s.list == nil && (p.top != topWrap || out[0].variant == nil)
+	forms := p.forms
+	if alone {
+		forms = out[0].forms
+	} else if err := r.manifests(ctx, p.images, out, p); err != nil {
+		return nil, err
+	}
 	top, err := assemble(s, p, out)
 	if err != nil {
 		return nil, err
 	}
-	// A list's instances go by digest before it, each once; a single image is the top itself.
-	sent := map[digest.Digest]bool{top.digest: true}
-	for _, doc := range docs(out) {
-		if sent[doc.digest] {
-			continue
-		}
-		sent[doc.digest] = true
-		if err := r.to.putManifest(ctx, doc); err != nil {
-			return nil, err
-		}
-		if err := p.signatures.put(ctx, r.to, subject{digest: doc.digest}); err != nil {
-			return nil, err
-		}
-	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if top, err = r.commit(ctx, top, p); err != nil {
+	if top, err = r.offer(ctx, top, forms, r.to.commit); err != nil {
 		return nil, err
 	}
 	if err := p.signatures.put(ctx, r.to, subject{top.digest, true}); err != nil {
@@ -119,7 +114,7 @@ func (r *runner) images(ctx context.Context, images []imagePlan, p *copyPlan) ([
 		case ip.skipped, ip.gone():
 			return nil
 		case ip.list != nil:
-			out[i], err = r.nested(ctx, ip, p)
+			out[i].children, err = r.images(ctx, ip.children, p)
 		default:
 			out[i], err = r.image(ctx, ip, p)
 		}
@@ -128,21 +123,6 @@ func (r *runner) images(ctx context.Context, images []imagePlan, p *copyPlan) ([
 		}
 		return err
 	})
-}
-
-// nested copies what a list in the list names, and edits it when that changed.
-func (r *runner) nested(ctx context.Context, ip imagePlan, p *copyPlan) (written, error) {
-	out, err := r.images(ctx, ip.children, p)
-	if err != nil {
-		return written{}, err
-	}
-	doc := ip.doc
-	if ip.changed() {
-		if doc, err = list(ip.list, ip.children, out, p.layout); err != nil {
-			return written{}, err
-		}
-	}
-	return written{below: docs(out), plain: &doc}, nil
 }
 
 // image copies one instance's blobs and makes its manifests. It writes no manifest.
@@ -154,11 +134,11 @@ func (r *runner) image(ctx context.Context, ip imagePlan, p *copyPlan) (written,
 	if pl, ok := manifest.PlatformOf(ip.desc); ok {
 		w.platform = pl
 	}
-	im, doc, err := r.version(ctx, ip)
+	im, doc, forms, err := r.version(ctx, ip)
 	if err != nil {
 		return w, err
 	}
-	w.zstd = slices.ContainsFunc(im.Layers, isZstd)
+	w.forms, w.zstd = forms, slices.ContainsFunc(im.Layers, isZstd)
 	switch {
 	case ip.variant && im.Sentinel(): // as it is, in another place of the list
 		w.variant = &doc
@@ -186,16 +166,19 @@ func (r *runner) image(ctx context.Context, ip imagePlan, p *copyPlan) (written,
 	return w, err
 }
 
-// version brings the layers of an instance to the destination, and gives the image that they make there.
-func (r *runner) version(ctx context.Context, ip imagePlan) (*manifest.Image, document, error) {
+// version brings the layers of an instance to the destination, and gives the image that they make there, and its forms.
+func (r *runner) version(ctx context.Context, ip imagePlan) (*manifest.Image, document, []string, error) {
+	im, doc, layers := ip.image, ip.doc, []v1.Descriptor(nil)
+	var err error
 	if ip.strip {
-		return r.stripped(ctx, ip)
+		im, doc, layers, err = r.stripped(ctx, ip)
+	} else {
+		layers, err = r.layers(ctx, ip)
 	}
-	layers, err := r.layers(ctx, ip)
-	if err != nil || !ip.edited() {
-		return ip.image, ip.doc, err
+	if err != nil {
+		return nil, document{}, nil, err
 	}
-	return editLayers(ip.image, layers)
+	return inForm(ip.forms, im, doc, layers)
 }
 
 // config stores an image's configuration, which an edit may have made.
@@ -223,7 +206,7 @@ func (r *runner) layers(ctx context.Context, ip imagePlan) ([]v1.Descriptor, err
 	return out, forEach(ctx, len(out), func(ctx context.Context, i int) (err error) {
 		l := ip.image.Layers[i]
 		if ip.encode[i] {
-			out[i], err = r.encode(ctx, l)
+			out[i], err = r.encode(ctx, l, ip.compress)
 		} else {
 			out[i], err = l.Descriptor, r.blob(ctx, l.Descriptor)
 		}
@@ -232,22 +215,6 @@ func (r *runner) layers(ctx context.Context, ip imagePlan) ([]v1.Descriptor, err
 		}
 		return err
 	})
-}
-
-// editLayers puts new layers into an image's manifest. The config, and so every diffID, stays as it is: the tars did.
-func editLayers(im *manifest.Image, layers []v1.Descriptor) (*manifest.Image, document, error) {
-	config := im.Manifest.Config
-	config.MediaType = v1.MediaTypeImageConfig
-	raw, err := manifest.ReplaceLayers(im.Manifest, config, layers, v1.MediaTypeImageManifest)
-	if err != nil {
-		return nil, document{}, err
-	}
-	m, err := manifest.ParseManifest(raw, v1.MediaTypeImageManifest)
-	if err != nil {
-		return nil, document{}, err
-	}
-	edited, err := manifest.NewImage(m, im.Config)
-	return edited, made(raw, v1.MediaTypeImageManifest), err
 }
 
 // noVariant is the reason why an image cannot have a sentinel variant, or "".

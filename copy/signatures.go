@@ -197,7 +197,7 @@ func (c *carrier) invalidated(images []imagePlan) error {
 			continue
 		}
 		// A variant beside an image leaves it as it is, but not the list that both are in.
-		if c.signed(ip.doc.digest) && (ip.edited() || ip.gone() || !ip.plain && !isVariant(ip.instance) || ip.list != nil && ip.changed()) {
+		if c.signed(ip.doc.digest) && (ip.edited() || ip.converted() || ip.gone() || !ip.plain && !isVariant(ip.instance) || ip.list != nil && ip.changed()) {
 			return c.keeps(ip.doc.digest)
 		}
 		if err := c.invalidated(ip.children); err != nil {

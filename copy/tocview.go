@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -23,7 +22,7 @@ type tarBlob struct {
 
 // stripped brings a variant's layers to the destination without what made it one, and makes the plain image. The
 // variant's blobs are never read as tars: what its files are, the tables of contents say.
-func (r *runner) stripped(ctx context.Context, ip imagePlan) (*manifest.Image, document, error) {
+func (r *runner) stripped(ctx context.Context, ip imagePlan) (*manifest.Image, document, []v1.Descriptor, error) {
 	data := ip.image.DataLayers()
 	layers, tars := make([]v1.Descriptor, len(data)), make([]digest.Digest, len(data))
 	copy(tars, ip.tars)
@@ -33,11 +32,11 @@ func (r *runner) stripped(ctx context.Context, ip imagePlan) (*manifest.Image, d
 		switch {
 		case ip.encode[i+1]:
 			var made tarBlob
-			made, err = r.rebuild(ctx, l, true)
-			layers[i], tars[i] = made.desc, made.tar
+			made, err = r.rebuild(ctx, l, ip.compress)
+			layers[i], tars[i] = relabel(l.Descriptor, made.desc), made.tar
 		case ip.tars == nil:
 			var made tarBlob
-			if made, err = r.rebuild(ctx, l, false); err == nil {
+			if made, err = r.rebuild(ctx, l, Compression{}); err == nil {
 				tars[i], err = made.tar, r.blob(ctx, l.Descriptor)
 			}
 		default:
@@ -49,16 +48,13 @@ func (r *runner) stripped(ctx context.Context, ip imagePlan) (*manifest.Image, d
 		return err
 	})
 	if err != nil {
-		return nil, document{}, err
+		return nil, document{}, nil, err
 	}
 	im, doc, err := withoutSentinel(ip.image, tars)
 	if err == nil && ip.plain {
 		r.note("the sentinel variant %s became plain, so its image ID changed from %s to %s", ip.doc.digest, ip.image.Manifest.Config.Digest, im.Manifest.Config.Digest)
 	}
-	if err != nil || !slices.Contains(ip.encode, true) {
-		return im, doc, err
-	}
-	return editLayers(im, layers)
+	return im, doc, layers, err
 }
 
 // withoutSentinel is the plain image of a variant whose tars are known. It is pure.
@@ -82,20 +78,20 @@ func withoutSentinel(im *manifest.Image, tars []digest.Digest) (*manifest.Image,
 // viewKey is a layer read in one way: two images that name one blob with different tables of contents share nothing.
 type viewKey struct {
 	blob, toc digest.Digest
-	encode    bool
+	as        Compression
 }
 
-// rebuild writes a layer's tar again from its table of contents, hashes it, and encodes it if that is asked for.
-func (r *runner) rebuild(ctx context.Context, l manifest.Layer, encode bool) (tarBlob, error) {
-	return r.views.do(ctx, viewKey{l.Digest, l.TOC.Digest, encode}, func() (tarBlob, error) {
+// rebuild writes a layer's tar again from its table of contents, hashes it, and encodes it unless c says nothing.
+func (r *runner) rebuild(ctx context.Context, l manifest.Layer, c Compression) (tarBlob, error) {
+	return r.views.do(ctx, viewKey{l.Digest, l.TOC.Digest, c}, func() (tarBlob, error) {
 		if err := r.slots.Acquire(ctx, 1); err != nil {
 			return tarBlob{}, err
 		}
 		defer r.slots.Release(1)
-		if !encode {
+		if c.Algorithm == "" {
 			return r.hashView(ctx, l)
 		}
-		return r.encodeTar(ctx, l, reading{r.viewTar, func(manifest.Layer, digest.Digest) error { return nil }})
+		return r.encodeTar(ctx, l, c, reading{r.viewTar, func(manifest.Layer, digest.Digest) error { return nil }})
 	})
 }
 

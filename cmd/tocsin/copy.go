@@ -14,12 +14,18 @@ import (
 
 // copyFlags are the flags of the commands that copy.
 type copyFlags struct {
-	platform, variant, compress, sentinel, digestFile, progress string
-	preserve, asJSON                                            bool
-	selection                                                   selection
-	trust                                                       trustFlags
-	signatures                                                  signatureFlags
-	skopeo                                                      skopeoFlags
+	platform, variant, digestFile, progress string
+	preserve, asJSON                        bool
+	encodeFlags
+	selection  selection
+	trust      trustFlags
+	signatures signatureFlags
+	skopeo     skopeoFlags
+}
+
+// encodeFlags say what is made anew.
+type encodeFlags struct {
+	compress, format, sentinel string
 }
 
 // where adds the flags that say which image is taken and how the outcome is told.
@@ -44,6 +50,9 @@ func (c *copyFlags) options(dst manifest.Ref) (o *copy.Options, err error) {
 		return nil, err
 	}
 	if o.Compress, err = copy.ParseCompression(compress); err != nil {
+		return nil, err
+	}
+	if o.Format, err = copy.ParseFormat(c.format); err != nil {
 		return nil, err
 	}
 	if o.Signatures, err = c.signatures.signing(); err != nil {

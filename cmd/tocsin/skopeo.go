@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"strconv"
 
 	"github.com/spf13/pflag"
@@ -10,22 +9,18 @@ import (
 
 // skopeoFlags are spellings of skopeo's for what has another one here.
 type skopeoFlags struct {
-	compressFormat, format string
-	compressLevel          int
+	compressFormat string
+	compressLevel  int
 }
 
 func (s *skopeoFlags) flags(f *pflag.FlagSet) {
 	f.StringVar(&s.compressFormat, "dest-compress-format", "", "skopeo's spelling of --compress; layers that are compressed otherwise are encoded anew too")
 	f.IntVar(&s.compressLevel, "dest-compress-level", 0, "skopeo's spelling of the level in --compress")
-	f.StringVar(&s.format, "format", "", "not supported: manifests keep their form")
-	f.Lookup("format").Hidden = true
 }
 
 // compression is what --compress says, whichever way it was spelled.
 func (s skopeoFlags) compression(compress string) (string, error) {
 	switch {
-	case s.format != "":
-		return "", usage(fmt.Errorf("--format %s: manifests keep their form, and become OCI manifests only where layers are encoded anew", s.format))
 	case s.compressFormat == "" && s.compressLevel != 0:
 		return "", usage(errors.New("--dest-compress-level needs --dest-compress-format"))
 	case s.compressFormat == "":
