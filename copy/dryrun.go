@@ -231,10 +231,10 @@ func topEdit(p *copyPlan) string {
 	case topImage:
 		return "the image's own manifest changes"
 	case topList:
-		if slices.ContainsFunc(p.images, imagePlan.changed) {
-			return "entries of the list change"
+		if len(p.forms) > 0 && !slices.ContainsFunc(p.images, imagePlan.changed) {
+			return "the list is written as " + p.forms[0]
 		}
-		return "the list is written as " + p.forms[0]
+		return "entries of the list change"
 	}
 	return ""
 }
