@@ -56,6 +56,7 @@ func (r *runner) place(ctx context.Context, doc document, forms []string, p *cop
 		defer r.slots.Release(1)
 		placed, err := r.offer(ctx, doc, forms, r.to.putManifest)
 		if err == nil {
+			r.wrote(placed.digest)
 			err = p.signatures.put(ctx, r.to, subject{digest: placed.digest})
 		}
 		return placed, err

@@ -97,6 +97,12 @@ func prepare(ctx context.Context, judge *judged, dst manifest.Ref, o *Options) (
 	if err == nil {
 		err = carry.fits(ctx, s)
 	}
+	if err == nil && o.Referrers {
+		// The top's own are written after it, because only then it is known to be there.
+		if p.referrers, err = findReferrers(ctx, judge.source, append(subjects(s.instances), s.top.digest)); err == nil {
+			err = takesReferrers(dst, p.referrers)
+		}
+	}
 	return s, p, o, err
 }
 

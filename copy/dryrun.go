@@ -30,6 +30,7 @@ type DryRunResult struct {
 	Source, Destination string
 	Digest              digest.Digest `json:",omitempty"` // of the top-level manifest; "" when it is known only afterwards
 	Edit                string        `json:",omitempty"` // why the top-level manifest changes; "" when it stays
+	Referrers           int           `json:",omitempty"` // that go with it; those that are there already count too
 	Instances           []DryRunInstance
 	Bytes               map[string]int64 // of different blobs, by Action, as the source has them
 }
@@ -187,7 +188,7 @@ func haveOr(have bool, action string) string {
 
 // describePlan says what a plan does, with what the destination has. It is pure.
 func describePlan(s situation, p *copyPlan, o *Options, there map[digest.Digest]string) *DryRunResult {
-	out := &DryRunResult{Edit: topEdit(p), Bytes: make(map[string]int64), Instances: []DryRunInstance{}}
+	out := &DryRunResult{Edit: topEdit(p), Bytes: make(map[string]int64), Instances: []DryRunInstance{}, Referrers: p.referrers.count()}
 	if out.Edit == "" {
 		out.Digest = s.top.digest
 	}
@@ -345,6 +346,9 @@ func (r *DryRunResult) String() string {
 			}
 			b.WriteByte('\n')
 		}
+	}
+	if r.Referrers > 0 {
+		fmt.Fprintf(&b, "%d referrers go with it\n", r.Referrers)
 	}
 	for _, action := range []string{ActionHave, ActionMount, ActionCopy, ActionEncode, ActionUnpack} {
 		if n, ok := r.Bytes[action]; ok {

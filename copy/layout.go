@@ -108,6 +108,10 @@ func (l *layout) top(ctx context.Context) (document, error) {
 
 // findEntry is the entry of index.json that a reference names. It is pure.
 func findEntry(entries []v1.Descriptor, ref manifest.Ref) (v1.Descriptor, error) {
+	if ref.Index < 0 && ref.Digest == "" && ref.Name == "" {
+		// An index of referrers is not the image that is meant.
+		entries = slices.DeleteFunc(slices.Clone(entries), func(d v1.Descriptor) bool { return isReferrersTag(d.Annotations[v1.AnnotationRefName]) })
+	}
 	switch {
 	case ref.Index >= 0:
 		if ref.Index >= len(entries) {

@@ -34,6 +34,9 @@ type Options struct {
 	Sentinel string
 	// Signatures says what becomes of signatures, and who makes new ones.
 	Signatures Signing
+	// Referrers carries the OCI referrers of everything that is copied under its own digest, and theirs. Where the
+	// destination has no place for those that there are the error is ErrUsage.
+	Referrers bool
 	// Preserve turns the default of keeping digests into a promise: ErrPreserve rather than an edit.
 	Preserve bool
 }

@@ -59,6 +59,8 @@ type copyPlan struct {
 	notes []string
 	// signatures are those that each manifest gets after it was written; nil: none.
 	signatures *carrier
+	// referrers go with what they refer to; nil: nobody asked for them.
+	referrers *referrals
 }
 
 // imagePlan is what happens to one instance.

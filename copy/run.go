@@ -28,8 +28,9 @@ type runner struct {
 	views  flights[viewKey, tarBlob]        // tars of tables of contents
 	placed flights[placedKey, document]     // instances' manifests written
 
-	mu    sync.Mutex
-	notes []string
+	mu      sync.Mutex
+	notes   []string
+	written map[digest.Digest]bool // manifests and lists
 }
 
 // layerKey is a layer together with what its image says its tar is: images that disagree share nothing.
@@ -57,7 +58,8 @@ func newRunner(env *Env, from source, to destination, o *Options) *runner {
 	}
 	return &runner{
 		env: env, from: from, to: to, options: o,
-		slots: semaphore.NewWeighted(int64(env.jobs())),
+		slots:   semaphore.NewWeighted(int64(env.jobs())),
+		written: make(map[digest.Digest]bool),
 	}
 }
 
@@ -65,6 +67,12 @@ func (r *runner) note(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.notes = append(r.notes, fmt.Sprintf(format, args...))
+}
+
+func (r *runner) wrote(d digest.Digest) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.written[d] = true
 }
 
 // written is what became of one entry: the descriptors for the list, and the bytes for a single image.
@@ -101,6 +109,10 @@ func (r *runner) run(ctx context.Context, s situation, p *copyPlan) (*Result, er
 		return nil, err
 	}
 	if err := p.signatures.put(ctx, r.to, subject{top.digest, true}); err != nil {
+		return nil, err
+	}
+	r.wrote(top.digest)
+	if err := r.refer(ctx, p.referrers); err != nil {
 		return nil, err
 	}
 	return &Result{Digest: top.digest, MediaType: top.mediaType, Instances: len(leaves(p.images)), Notes: append(p.notes, r.notes...)}, nil

@@ -41,7 +41,7 @@ func (c *copyFlags) where(f *pflag.FlagSet, platform, usage string) {
 }
 
 func (c *copyFlags) options(dst manifest.Ref) (o *copy.Options, err error) {
-	o = &copy.Options{Sentinel: c.sentinel, Preserve: c.preserve}
+	o = &copy.Options{Sentinel: c.sentinel, Preserve: c.preserve, Referrers: c.signatures.referrers()}
 	if err := c.selection.apply(c.platform, o); err != nil {
 		return nil, err
 	}

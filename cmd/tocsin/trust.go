@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -153,7 +154,7 @@ type signatureFlags struct {
 }
 
 func (s *signatureFlags) carried(f *pflag.FlagSet) {
-	f.StringSliceVar(&s.with, "with", nil, "sigs: look for sigstore signatures also where neither the policy nor registries.d says that there are any")
+	f.StringSliceVar(&s.with, "with", nil, "sigs: look for signatures also where neither the policy nor registries.d says that there are any; referrers: copy OCI referrers too; none: as --remove-signatures")
 	f.BoolVar(&s.remove, "remove-signatures", false, "leave signatures behind")
 	f.BoolVar(&s.removeList, "remove-list-signatures", false, "leave the signatures of the list itself behind, and carry those of its instances")
 }
@@ -165,13 +166,24 @@ func (s *signatureFlags) made(f *pflag.FlagSet) {
 	f.StringVar(&s.identity, "sign-identity", "", "name to sign, with a tag or digest (default the destination's)")
 }
 
+// referrers says whether OCI referrers are asked for.
+func (s *signatureFlags) referrers() bool { return slices.Contains(s.with, "referrers") }
+
 func (s *signatureFlags) signing() (copy.Signing, error) {
 	out := copy.Signing{Remove: s.remove, RemoveList: s.removeList, Identity: s.identity}
 	for _, w := range s.with {
-		if w != "sigs" {
-			return out, usage(fmt.Errorf("--with %q is not sigs", w))
+		switch w {
+		case "sigs":
+			out.Look = true
+		case "referrers": // see referrers
+		case "none":
+			if len(s.with) > 1 {
+				return out, usage(errors.New("--with none goes with nothing else"))
+			}
+			out.Remove = true
+		default:
+			return out, usage(fmt.Errorf("--with %q is not sigs, referrers or none", w))
 		}
-		out.Look = true
 	}
 	if len(s.openpgp)+len(s.keys) == 0 && (s.passphrase != "" || s.identity != "") {
 		return out, usage(errors.New("--sign-passphrase-file and --sign-identity need a key to sign with"))

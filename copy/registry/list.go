@@ -59,10 +59,11 @@ func (r *Repo) Referrers(ctx context.Context, d digest.Digest) ([]v1.Descriptor,
 		return nil
 	}
 	err := r.pages(ctx, "referrers/"+d.String(), docker.HostCapabilityReferrers, add)
-	if !errors.Is(err, ErrNotFound) {
+	if !unlisted(err) {
 		return list, err
 	}
-	raw, _, err := r.Manifest(ctx, strings.Replace(d.String(), ":", "-", 1))
+	list = nil
+	raw, _, err := r.Manifest(ctx, ReferrersTag(d))
 	if errors.Is(err, ErrNotFound) {
 		return nil, nil
 	}
@@ -71,6 +72,36 @@ func (r *Repo) Referrers(ctx context.Context, d digest.Digest) ([]v1.Descriptor,
 	}
 	err = add(raw)
 	return list, err
+}
+
+// unlisted reports whether a registry said that it has no referrers API. The specification wants 404 for that; older
+// registries take the path for something else that they refuse.
+func unlisted(err error) bool {
+	var refused *Error
+	if !errors.As(err, &refused) {
+		return false
+	}
+	switch refused.Status {
+	case http.StatusNotFound, http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusNotAcceptable:
+		return true
+	}
+	return false
+}
+
+// ReferrersTag is the tag that stands in for the referrers API where a registry has none (distribution specification,
+// referrers tag schema): the algorithm and the first 64 digits of a valid digest.
+func ReferrersTag(d digest.Digest) string {
+	return d.Algorithm().String() + "-" + d.Encoded()[:min(64, len(d.Encoded()))]
+}
+
+// PutReferrer is PutManifest, by its digest, of a manifest with a subject. It reports whether the registry lists it under that
+// subject itself; if not, whoever wrote it has to (see ReferrersTag).
+func (r *Repo) PutReferrer(ctx context.Context, d, subject digest.Digest, raw []byte, mediaType string) (lists bool, err error) {
+	resp, err := r.putManifest(ctx, d.String(), raw, mediaType)
+	if err != nil {
+		return false, err
+	}
+	return resp.Header.Get("OCI-Subject") == subject.String(), nil
 }
 
 // pages reads a listing and the pages that its Link headers lead to.

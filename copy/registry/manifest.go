@@ -80,13 +80,19 @@ func (r *Repo) ManifestDigest(ctx context.Context, ref string) (digest.Digest, s
 // stored these bytes; if it says that they have another digest the error is manifest.ErrDigestMismatch. A registry
 // that does not take this form of manifest is ErrRejected.
 func (r *Repo) PutManifest(ctx context.Context, ref string, raw []byte, mediaType string) error {
+	_, err := r.putManifest(ctx, ref, raw, mediaType)
+	return err
+}
+
+// putManifest returns the answer, whose body is closed.
+func (r *Repo) putManifest(ctx context.Context, ref string, raw []byte, mediaType string) (*response, error) {
 	d, err := checkRef(ref)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if d != "" {
 		if err := manifest.CheckBytes(raw, d); err != nil {
-			return fmt.Errorf("manifest %s@%s: %w", r, d, err)
+			return nil, fmt.Errorf("manifest %s@%s: %w", r, d, err)
 		}
 	}
 	resp, err := r.do(ctx, &call{
@@ -96,13 +102,13 @@ func (r *Repo) PutManifest(ctx context.Context, ref string, raw []byte, mediaTyp
 		body:   func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(raw)), nil },
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	drain(resp.Response)
 	if err := sameDigest(resp, func(said digest.Digest) error { return manifest.CheckBytes(raw, said) }); err != nil {
-		return fmt.Errorf("manifest %s:%s: the registry stored other bytes: %w", r, ref, err)
+		return nil, fmt.Errorf("manifest %s:%s: the registry stored other bytes: %w", r, ref, err)
 	}
-	return nil
+	return resp, nil
 }
 
 // sameDigest checks the digest that a registry says it has stored, if it says one.

@@ -188,9 +188,22 @@ func (g *Registry) putManifest(w http.ResponseWriter, r *http.Request, repo, ref
 	put(g.manifests, repo, d, doc{raw, r.Header.Get("Content-Type")})
 	put(g.manifests, repo, ref, doc{raw, r.Header.Get("Content-Type")})
 	g.mu.Unlock()
+	if subject := subjectOf(raw); subject != "" {
+		w.Header().Set("OCI-Subject", subject)
+	}
 	w.Header().Set("Docker-Content-Digest", d)
 	w.Header().Set("Location", "/v2/"+repo+"/manifests/"+d)
 	w.WriteHeader(http.StatusCreated)
+}
+
+func subjectOf(raw []byte) string {
+	var x struct {
+		Subject struct {
+			Digest string `json:"digest"`
+		} `json:"subject"`
+	}
+	_ = json.Unmarshal(raw, &x) // what is no JSON has none
+	return x.Subject.Digest
 }
 
 func (g *Registry) upload(w http.ResponseWriter, r *http.Request, repo, id string) {
@@ -291,11 +304,8 @@ func (g *Registry) referrers(w http.ResponseWriter, repo, d string) {
 	for ref, m := range g.manifests[repo] {
 		var x struct {
 			ArtifactType string `json:"artifactType"`
-			Subject      struct {
-				Digest string `json:"digest"`
-			} `json:"subject"`
 		}
-		if !strings.Contains(ref, ":") || json.Unmarshal(m.raw, &x) != nil || x.Subject.Digest != d {
+		if !strings.Contains(ref, ":") || json.Unmarshal(m.raw, &x) != nil || subjectOf(m.raw) != d {
 			continue
 		}
 		list = append(list, map[string]any{"mediaType": m.mediaType, "digest": ref, "size": len(m.raw), "artifactType": x.ArtifactType})
