@@ -7,6 +7,7 @@ require (
 	github.com/containerd/containerd/api v1.12.0 // the snapshots API of the proxy plugin
 	github.com/containerd/containerd/v2 v2.4.2 // snapshotter interfaces, metadata, mounts; hosts.toml and the token authorizer
 	github.com/containerd/errdefs v1.0.0 // error classes that survive the socket
+	github.com/containerd/errdefs/pkg v0.3.0 // the same classes out of gRPC errors
 	github.com/containerd/log v0.2.0 // bridge to containerd's packages
 	github.com/containerd/platforms v1.0.0-rc.5 // this machine's platform
 	github.com/distribution/reference v0.6.0 // references as docker normalises them
@@ -40,7 +41,6 @@ require (
 	github.com/cloudflare/circl v1.6.3 // indirect
 	github.com/containerd/cgroups/v3 v3.1.3 // indirect
 	github.com/containerd/continuity v0.5.0 // indirect
-	github.com/containerd/errdefs/pkg v0.3.0 // indirect
 	github.com/containerd/log/otel v0.1.0 // indirect
 	github.com/containerd/ttrpc v1.2.9 // indirect
 	github.com/containerd/typeurl/v2 v2.3.0 // indirect

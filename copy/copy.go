@@ -58,6 +58,7 @@ func copyFrom(ctx context.Context, env *Env, judge *judged, dst manifest.Ref, o 
 		return nil, err
 	}
 	r := newRunner(env, from, to, o)
+	r.notes = s.notes
 	res, err := r.run(ctx, s, p)
 	return res, errors.Join(err, to.close())
 }

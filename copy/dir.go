@@ -147,7 +147,7 @@ func (d *dir) layer(ctx context.Context, desc v1.Descriptor) (io.ReadCloser, err
 }
 
 func (d *dir) ranged(desc v1.Descriptor) (fill.Source, store.Source) {
-	return readerRanges{func() (readerAtCloser, error) { return d.open(desc) }}, store.Source{}
+	return readerRanges{func(context.Context) (readerAtCloser, error) { return d.open(desc) }}, store.Source{}
 }
 
 // createDir makes the directory, or takes one that is empty or holds an image already. Nothing of that image goes

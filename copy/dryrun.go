@@ -160,6 +160,12 @@ func asker(env *Env, from source, dst manifest.Ref) (func(context.Context, conte
 			have, err := to.has(ctx, c.Descriptor)
 			return haveOr(have, ActionCopy), err
 		}, err
+	case manifest.Containerd:
+		from := openContainerd(env, dst)
+		return func(ctx context.Context, c content) (string, error) {
+			lacks, err := from.lacks(ctx, c.Descriptor)
+			return haveOr(!lacks, ActionCopy), err
+		}, nil
 	case manifest.Store:
 		return func(_ context.Context, c content) (string, error) { return inStore(env.Store, c) }, nil
 	}
@@ -288,6 +294,8 @@ func (d describer) instance(ip imagePlan) DryRunInstance {
 // leftOut is why an instance is not copied, "" when it is.
 func leftOut(ip imagePlan) string {
 	switch {
+	case ip.absent:
+		return "it is not there; its entry stays"
 	case ip.skipped && ip.plain:
 		return "it was not asked for; its entry stays"
 	case ip.skipped:

@@ -42,6 +42,7 @@ func endpoints() []endpoint {
 		{name: "dir", ref: path("dir"), lists: true},
 		{name: "oci-archive", ref: named("oci-archive"), lists: true},
 		{name: "docker-archive", ref: named("docker-archive"), plain: true},
+		{name: "containerd", ref: func(w *world, name string) string { return w.inContainerd("place/" + name + ":v1") }, lists: true},
 	}
 }
 

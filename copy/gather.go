@@ -27,6 +27,9 @@ const (
 // gatherer reads one list with what is below it. What is listed twice is read once (L22).
 type gatherer struct {
 	src     source
+	partial partial // nil: the source has all of what it names
+	sparse  bool    // what a partial source does not have is left out
+	copying bool    // layers will be needed too
 	slots   *semaphore.Weighted
 	entries atomic.Int64
 	lists   flights[entryKey, document]
@@ -38,6 +41,14 @@ type entryKey struct {
 	mediaType string
 }
 
+func newGatherer(src source, o *Options) *gatherer {
+	_, copying := src.(*judged)
+	return &gatherer{
+		src: src, partial: partialOf(src), sparse: o.Platform == nil && o.Select.all(), copying: copying,
+		slots: semaphore.NewWeighted(readsAtOnce),
+	}
+}
+
 // gather reads the manifests and configs that plan needs, and nothing else.
 func gather(ctx context.Context, src source, o *Options) (situation, error) {
 	if err := o.Select.check(o.Platform); err != nil {
@@ -47,7 +58,7 @@ func gather(ctx context.Context, src source, o *Options) (situation, error) {
 	if err != nil {
 		return situation{}, err
 	}
-	s := situation{top: top}
+	s, g := situation{top: top}, newGatherer(src, o)
 	if !manifest.IsList(top.mediaType) {
 		in, err := readInstance(ctx, src, descriptorOf(top), top)
 		if err == nil && o.Platform != nil {
@@ -59,6 +70,9 @@ func gather(ctx context.Context, src source, o *Options) (situation, error) {
 		if err == nil {
 			err = o.Select.single(in)
 		}
+		if err == nil {
+			err = g.whole(ctx, in)
+		}
 		s.instances = []instance{in}
 		return s, err
 	}
@@ -69,7 +83,6 @@ func gather(ctx context.Context, src source, o *Options) (situation, error) {
 	if o.Platform == nil && (o.Prefer == manifest.OnlyVariant || o.Prefer == manifest.OnlyPlain) {
 		return s, oneKind(top)
 	}
-	g := &gatherer{src: src, slots: semaphore.NewWeighted(readsAtOnce)}
 	if o.Platform != nil {
 		d, err := g.choose(ctx, list, o, 1)
 		if err != nil {
@@ -86,7 +99,11 @@ func gather(ctx context.Context, src source, o *Options) (situation, error) {
 	if err := pick(s.instances, o.Select); err != nil {
 		return s, fmt.Errorf("list %s: %w", top.digest, err)
 	}
-	return s, g.load(ctx, s.instances)
+	if err := g.load(ctx, s.instances); err != nil {
+		return s, err
+	}
+	s.notes, err = g.leftOut(top, s.instances)
+	return s, err
 }
 
 // choose finds the one instance for a platform, in the list itself before the lists in it.
@@ -129,6 +146,9 @@ func (g *gatherer) expand(ctx context.Context, list *manifest.List, depth int) (
 			return nil
 		}
 		if in.doc, in.list, err = g.nested(ctx, in.desc, depth); err != nil {
+			if g.leaveOut(in, err) {
+				return nil
+			}
 			return err
 		}
 		in.children, err = g.expand(ctx, in.list, depth+1)
@@ -166,6 +186,9 @@ func (g *gatherer) load(ctx context.Context, instances []instance) error {
 			return g.load(ctx, in.children)
 		}
 		loaded, err := g.image(ctx, in.desc)
+		if g.leaveOut(in, err) {
+			return nil
+		}
 		loaded.desc = in.desc // an entry of its own, even if the image is listed twice
 		*in = loaded
 		return err
@@ -182,7 +205,11 @@ func (g *gatherer) image(ctx context.Context, d v1.Descriptor) (instance, error)
 		if err != nil {
 			return instance{}, err
 		}
-		return readInstance(ctx, g.src, d, doc)
+		in, err := readInstance(ctx, g.src, d, doc)
+		if err == nil {
+			err = g.whole(ctx, in)
+		}
+		return in, err
 	})
 }
 

@@ -33,7 +33,7 @@ type importer struct {
 
 // runImport carries out a plan whose destination is the store. Nothing has a name before everything is there.
 func runImport(ctx context.Context, env *Env, from source, dst manifest.Ref, s situation, p *copyPlan) (_ *Result, err error) {
-	im := &importer{env: env, from: from, slots: semaphore.NewWeighted(int64(env.jobs())), pin: "copy/" + rand.Text()}
+	im := &importer{env: env, from: from, slots: semaphore.NewWeighted(int64(env.jobs())), pin: "copy/" + rand.Text(), notes: s.notes}
 	defer func() { err = errors.Join(err, env.Store.Unpin(im.pin)) }()
 	var lists []document
 	if s.top, lists, err = keptTop(s, p); err != nil {

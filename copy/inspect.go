@@ -9,7 +9,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/tocsin/tocsin/manifest"
 )
@@ -36,7 +35,7 @@ func Resolve(ctx context.Context, env *Env, ref manifest.Ref, o *Options) (d dig
 		if err != nil {
 			return "", fmt.Errorf("list %s: %w", top.digest, err)
 		}
-		g := &gatherer{src: src, slots: semaphore.NewWeighted(readsAtOnce)}
+		g := newGatherer(src, o)
 		chosen, err := g.choose(ctx, list, o, 1)
 		return chosen.Digest, err
 	}

@@ -174,7 +174,7 @@ func (l *layout) layer(ctx context.Context, d v1.Descriptor) (io.ReadCloser, err
 }
 
 func (l *layout) ranged(d v1.Descriptor) (fill.Source, store.Source) {
-	return readerRanges{func() (readerAtCloser, error) { return l.open(d.Digest) }}, store.Source{}
+	return readerRanges{func(context.Context) (readerAtCloser, error) { return l.open(d.Digest) }}, store.Source{}
 }
 
 // has trusts a file of the right name and size: blobs enter a layout by rename, when they are whole and verified.

@@ -10,6 +10,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/tocsin/tocsin/chunked/fill"
+	"github.com/tocsin/tocsin/copy/containerd"
 	"github.com/tocsin/tocsin/copy/registry"
 	"github.com/tocsin/tocsin/manifest"
 	"github.com/tocsin/tocsin/store"
@@ -92,12 +93,13 @@ func maxLevel(algo string) int {
 
 // Env is what a copy works with. It is shared by copies that run at once.
 type Env struct {
-	Registry *registry.Client // needed for docker://
-	Store    *store.Store     // needed for store:
-	Pool     *fill.Pool       // needed for store:
-	Progress Progress         // nil: silent
-	Jobs     int              // blobs under way at once; 0: 6
-	Trust    *Trust           // nil: every image is accepted
+	Registry   *registry.Client   // needed for docker://
+	Store      *store.Store       // needed for store:
+	Pool       *fill.Pool         // needed for store:
+	Containerd *containerd.Client // needed for containerd:
+	Progress   Progress           // nil: silent
+	Jobs       int                // blobs under way at once; 0: 6
+	Trust      *Trust             // nil: every image is accepted
 
 	parts  partSizes
 	bundle *bundle // of Save: where archives go

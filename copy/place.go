@@ -75,6 +75,8 @@ func openSource(env *Env, ref manifest.Ref) (source, error) {
 		return newStoreSource(env, ref), nil
 	case manifest.Tarball:
 		return newTarball(ref), nil
+	case manifest.Containerd:
+		return openContainerd(env, ref), nil
 	}
 	return nil, fmt.Errorf("%s cannot be copied from: %w", ref, ErrUsage)
 }
@@ -103,6 +105,8 @@ func openDestination(env *Env, ref manifest.Ref) (destination, error) {
 		return createOCIArchive(ref)
 	case manifest.DockerArchive:
 		return createDockerArchive(ref)
+	case manifest.Containerd:
+		return createContainerd(env, ref)
 	}
 	return nil, fmt.Errorf("%s cannot be copied to: %w", ref, ErrUsage)
 }

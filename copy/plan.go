@@ -23,6 +23,7 @@ type situation struct {
 	signed    bool                     // top has signatures that are to be kept
 	isSigned  func(digest.Digest) bool // of any manifest; nil: none is
 	accepts   []string                 // what the destination declares (acceptsOf)
+	notes     []string                 // what the user should know of the source
 }
 
 // instance is one entry of a list: an image, an artifact, or a list with entries of its own.
@@ -34,6 +35,7 @@ type instance struct {
 	list     *manifest.List  // not nil: a list in the list
 	children []instance      // of list, in its order
 	skipped  bool            // not copied
+	absent   bool            // skipped because the source, which may hold a part of a list only, does not have all of it
 }
 
 // topAction says what becomes of the top-level manifest.

@@ -217,7 +217,7 @@ func (x *tarIndex) readUnverified(name string, limit int64) ([]byte, error) {
 
 // ranged offers a file of the archive for ranged reads.
 func (x *tarIndex) ranged(s span) (fill.Source, store.Source) {
-	return readerRanges{func() (readerAtCloser, error) { return sectionCloser{x.section(s)}, nil }}, store.Source{}
+	return readerRanges{func(context.Context) (readerAtCloser, error) { return sectionCloser{x.section(s)}, nil }}, store.Source{}
 }
 
 type sectionCloser struct{ *io.SectionReader }
@@ -231,12 +231,12 @@ type readerAtCloser interface {
 
 // readerRanges reads ranges of a blob that is local.
 type readerRanges struct {
-	open func() (readerAtCloser, error)
+	open func(ctx context.Context) (readerAtCloser, error)
 }
 
 // ReadRanges implements fill.Source. The bytes are not verified.
 func (r readerRanges) ReadRanges(ctx context.Context, ranges []manifest.Range, fn func(manifest.Range, io.Reader) error) error {
-	blob, err := r.open()
+	blob, err := r.open(ctx)
 	if err != nil {
 		return err
 	}

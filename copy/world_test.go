@@ -20,7 +20,9 @@ import (
 
 	"github.com/tocsin/tocsin/chunked"
 	"github.com/tocsin/tocsin/chunked/fill"
+	"github.com/tocsin/tocsin/copy/containerd"
 	"github.com/tocsin/tocsin/copy/registry"
+	"github.com/tocsin/tocsin/integration/contentd"
 	"github.com/tocsin/tocsin/integration/front"
 	"github.com/tocsin/tocsin/manifest"
 	"github.com/tocsin/tocsin/store"
@@ -34,6 +36,8 @@ type world struct {
 	host  string
 	env   *Env
 	dir   string
+
+	containerd *contentd.Server // nil until a place of it is named
 }
 
 func newWorld(t *testing.T, jobs int) *world {
@@ -69,7 +73,45 @@ func (w *world) machine(jobs int) *Env {
 			w.t.Error(err)
 		}
 	})
-	return &Env{Registry: client, Store: st, Pool: pool, Jobs: jobs}
+	env := &Env{Registry: client, Store: st, Pool: pool, Jobs: jobs}
+	w.connect(env)
+	return env
+}
+
+// inContainerd is an image in the namespace "ours" of a containerd, which runs from here on.
+func (w *world) inContainerd(name string) string {
+	w.t.Helper()
+	if w.containerd == nil {
+		dir, err := os.MkdirTemp("", "c") // a socket's path has room for 107 bytes
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		w.t.Cleanup(func() { os.RemoveAll(dir) })
+		if w.containerd, err = contentd.Start(w.t.Context(), dir); err != nil {
+			w.t.Fatal(err)
+		}
+		w.t.Cleanup(func() {
+			if err := w.containerd.Close(); err != nil {
+				w.t.Error(err)
+			}
+		})
+		w.connect(w.env)
+	}
+	return "containerd:ours/" + name
+}
+
+// connect gives an environment what runs of the daemons.
+func (w *world) connect(env *Env) {
+	w.t.Helper()
+	if w.containerd == nil || env.Containerd != nil {
+		return
+	}
+	client, err := containerd.New(w.containerd.Address)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { client.Close() })
+	env.Containerd = client
 }
 
 func (w *world) layout(name string) string { return "oci:" + filepath.Join(w.dir, name) }

@@ -20,7 +20,7 @@ import (
 // other standard packages are free. A module stands for all its packages; a longer path for that part only; * is any.
 //
 // Tests of a package may import what it may, anything of the operating system, any module, and the test packages
-// integration/{front,link,mkimage,trees}.
+// integration/{contentd,front,link,mkimage,trees}.
 const policy = `
 manifest            <                                               |                            | opencontainers opencontainers/image-spec distribution/reference containerd/platforms
 chunked             < manifest                                      |                            | opencontainers klauspost/compress vbatts/tar-split sync
@@ -28,11 +28,13 @@ store               < manifest                                      | os context
 chunked/fill        < manifest chunked store                        | os context                   | opencontainers klauspost/compress sync time
 copy/registry       < manifest                                      | os net context               | opencontainers containerd/remotes containerd/errdefs containerd/log distribution/reference docker/credentials sync time
 copy/policy         < manifest                                      |                            | opencontainers distribution/reference go-crypto x/crypto yaml
-copy                < manifest chunked chunked/fill store copy/registry copy/policy | os context               | opencontainers klauspost/compress vbatts/tar-split sync
+copy/containerd     <                                               | context                    | opencontainers containerd containerd/images containerd/errdefs grpc
+copy                < manifest chunked chunked/fill store copy/registry copy/policy copy/containerd | os context               | opencontainers klauspost/compress vbatts/tar-split sync
 snapshotter/lazyfs  < manifest chunked chunked/fill store           | os net context unsafe        | go-fuse sys sync
 snapshotter         < manifest chunked chunked/fill store snapshotter/lazyfs | os net context      | opencontainers containerd containerd/errdefs containerd/log grpc bbolt sys sync
 cmd/tocsin          < all                                           | os net context               | *
 integration/front   <                                               | net context                  |
+integration/contentd <                                              | os net context               | opencontainers containerd containerd/images containerd/stores containerd/errdefs bbolt grpc
 integration/link    <                                               | os net context               | sys
 integration/mkimage <                                               | os context                   | opencontainers klauspost/compress containerd/archive
 integration/mkimage/cmd/mkimage < integration/mkimage               | os context                   |
@@ -55,6 +57,8 @@ var moduleNames = map[string][]string{
 	"containerd/remotes":        {"github.com/containerd/containerd/v2/core/remotes"},
 	"containerd/archive":        {"github.com/containerd/containerd/v2/pkg/archive"},
 	"containerd/errdefs":        {"github.com/containerd/errdefs"},
+	"containerd/images":         {"github.com/containerd/containerd/v2/core/images", "github.com/containerd/containerd/v2/core/leases"},
+	"containerd/stores":         {"github.com/containerd/containerd/v2/core/metadata", "github.com/containerd/containerd/v2/plugins/content/local", "github.com/containerd/containerd/v2/plugins/services/content/contentserver"},
 	"containerd/log":            {"github.com/containerd/log"},
 	"containerd": {
 		"github.com/containerd/containerd/api",
@@ -85,7 +89,7 @@ var neverImported = []string{"github.com/containerd/containerd/v2/client"}
 
 const modulePath = "github.com/tocsin/tocsin"
 
-var testPackages = []string{"integration/front", "integration/link", "integration/mkimage", "integration/trees"}
+var testPackages = []string{"integration/contentd", "integration/front", "integration/link", "integration/mkimage", "integration/trees"}
 
 // rule is one line of policy.
 type rule struct {
@@ -258,6 +262,11 @@ func TestPolicyRefuses(t *testing.T) {
 		{"copy/policy", modulePath + "/store", false, false},
 		{"manifest", "github.com/ProtonMail/go-crypto/openpgp/v2", false, false},
 		{"copy/registry", modulePath + "/store", false, false},
+		{"copy", "google.golang.org/grpc", false, false},
+		{"copy", "github.com/containerd/containerd/v2/core/content", false, false},
+		{"copy/containerd", modulePath + "/store", false, false},
+		{"copy/containerd", "github.com/containerd/containerd/v2/core/images", false, true},
+		{"copy/containerd", "github.com/containerd/containerd/v2/core/metadata", false, false},
 		{"copy/registry", modulePath + "/integration/front", true, true},
 		{"copy/registry", modulePath + "/integration/front", false, false},
 		{"snapshotter", "github.com/hanwen/go-fuse/v2/fuse", false, false},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"log/slog"
 	"os"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/tocsin/tocsin/chunked/fill"
 	"github.com/tocsin/tocsin/copy"
+	"github.com/tocsin/tocsin/copy/containerd"
 	"github.com/tocsin/tocsin/copy/registry"
 	"github.com/tocsin/tocsin/manifest"
 	"github.com/tocsin/tocsin/store"
@@ -23,6 +25,7 @@ import (
 type app struct {
 	flags struct {
 		root, config, hostsDir       string
+		containerd                   string
 		insecure, plainHTTP, verbose bool
 	}
 	config       config
@@ -107,22 +110,44 @@ func (a *app) openLocal(client *registry.Client, background bool) (*local, error
 
 func (l *local) close() error { return errors.Join(l.pool.Close(), l.store.Close()) }
 
-// env makes what a copy works with. The store is opened only when a reference needs it.
-func (a *app) env(progress copy.Progress, refs ...manifest.Ref) (*copy.Env, func() error, error) {
+// env makes what a copy works with. The store is opened, and daemons are connected to, only when a reference needs it.
+func (a *app) env(progress copy.Progress, refs ...manifest.Ref) (_ *copy.Env, done func() error, err error) {
 	client := a.registry()
 	e := &copy.Env{Registry: client, Progress: progress, Jobs: a.config.Jobs}
-	for _, r := range refs {
-		if r.Transport != manifest.Store {
-			continue
+	var closers []func() error
+	done = func() (err error) {
+		for _, c := range closers {
+			err = errors.Join(err, c())
 		}
-		l, err := a.openLocal(client, false)
-		if err != nil {
-			return nil, nil, err
-		}
-		e.Store, e.Pool = l.store, l.pool
-		return e, l.close, nil
+		return err
 	}
-	return e, func() error { return nil }, nil
+	for _, r := range refs {
+		var closer func() error
+		switch {
+		case r.Transport == manifest.Store && e.Store == nil:
+			var l *local
+			if l, err = a.openLocal(client, false); err == nil {
+				e.Store, e.Pool, closer = l.store, l.pool, l.close
+			}
+		case r.Transport == manifest.Containerd && e.Containerd == nil:
+			if e.Containerd, err = containerd.New(a.containerdAddress()); err == nil {
+				closer = e.Containerd.Close
+			}
+		}
+		if err != nil {
+			return nil, nil, errors.Join(err, done())
+		}
+		if closer != nil {
+			closers = append(closers, closer)
+		}
+	}
+	return e, done, nil
+}
+
+// containerdAddress is the socket for containerd: references, said as ctr's users say it: a flag, the environment, else
+// the configuration, else where containerd is usually.
+func (a *app) containerdAddress() string {
+	return cmp.Or(a.flags.containerd, os.Getenv("CONTAINERD_ADDRESS"), a.config.Containerd, defaultContainerd)
 }
 
 // parsePlatform reads --platform; "local" is this machine's.

@@ -10,6 +10,7 @@ import (
 	"github.com/tocsin/tocsin/chunked"
 	"github.com/tocsin/tocsin/chunked/fill"
 	"github.com/tocsin/tocsin/copy"
+	"github.com/tocsin/tocsin/copy/containerd"
 	"github.com/tocsin/tocsin/copy/policy"
 	"github.com/tocsin/tocsin/copy/registry"
 	"github.com/tocsin/tocsin/manifest"
@@ -64,6 +65,7 @@ func failures() []failure {
 		{registry.ErrNotFound, exitNotFound, ""},
 		{manifest.ErrNotFound, exitNotFound, ""},
 		{store.ErrNotFound, exitNotFound, "tocsin images lists what is there"},
+		{containerd.ErrNotFound, exitNotFound, "ctr -n NAMESPACE images list shows what is there; what was pulled for one platform, or lazily, is there in part (ctr content fetch completes it)"},
 		{copy.ErrNotFound, exitNotFound, ""},
 	}
 }

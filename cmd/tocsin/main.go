@@ -47,6 +47,7 @@ func newRoot() *cobra.Command {
 	f.StringVar(&a.flags.config, "config", "", "configuration file (default "+defaultConfigPath+", which may be absent)")
 	f.BoolVar(&a.flags.insecure, "insecure", false, "allow plain http and unverified TLS")
 	f.BoolVar(&a.flags.plainHTTP, "plain-http", false, "alias of --insecure")
+	f.StringVar(&a.flags.containerd, "address", "", "containerd's socket, for containerd: references (default CONTAINERD_ADDRESS, else what the configuration says)")
 	f.StringVar(&a.flags.hostsDir, "hosts-dir", "", "directory of hosts.toml files, as containerd has them")
 	f.BoolVar(&a.flags.verbose, "verbose", false, "log what is done")
 	f.Bool("json-errors", false, "write errors as JSON")
