@@ -86,7 +86,7 @@ func TestConverted(t *testing.T) { // rule 41
 	}
 }
 
-func TestSentinelLayouts(t *testing.T) {
+func TestSentinelLayouts(t *testing.T) { // S9, S10, S11, rule 67
 	want := map[string]struct{ instances, hidden int }{
 		"hidden": {2, 1}, "upstream": {2, 0}, "only": {1, 0},
 	}
@@ -134,8 +134,8 @@ func TestSentinelLayouts(t *testing.T) {
 	}
 }
 
-// Data layers are shared: adding a variant sends a sentinel, a config, and manifests (S7).
-func TestVariantSharesLayers(t *testing.T) {
+// Data layers are shared: adding a variant sends a sentinel, a config, and manifests.
+func TestVariantSharesLayers(t *testing.T) { // S7
 	w := newWorld(t, 4)
 	src := w.multi(algoChunked)
 	w.copy(src, w.docker("a:1"), nil)

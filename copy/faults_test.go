@@ -37,7 +37,7 @@ func await(t *testing.T, ok func() bool) {
 
 // A registry without ranges: a plain image comes as a whole tar, once; a variant is refused and leaves nothing; where
 // the variant was only preferred, or listed beside its plain sibling, the plain image is taken, and a note says why.
-func TestWithoutRanges(t *testing.T) {
+func TestWithoutRanges(t *testing.T) { // S20, S25, S26, rule 68
 	faults := map[string]front.Action{
 		"200": front.IgnoreRange(),
 		"416": front.Status(http.StatusRequestedRangeNotSatisfiable, "RANGE"),

@@ -47,7 +47,7 @@ func planned(images []imagePlan) []string {
 	return out
 }
 
-func TestPlan(t *testing.T) { // rule 8, rule 19, rule 21, L17
+func TestPlan(t *testing.T) { // S10, S12, S13, S28, rule 8, rule 10, rule 19, rule 21, L17
 	w := newWorld(t, 4)
 	single, tars := w.single()
 	multi := w.multi(algoGzip)
@@ -192,7 +192,7 @@ func TestEncodeLayer(t *testing.T) { // rule 41
 	}
 }
 
-func TestWayOf(t *testing.T) {
+func TestWayOf(t *testing.T) { // S17, S19, S20, S32, rule 68
 	provable := manifest.Layer{TOC: &manifest.TOCRef{TarSplit: manifest.Range{Off: 1, Len: 1}}}
 	noSplit := manifest.Layer{TOC: &manifest.TOCRef{}}
 	tests := []struct {

@@ -52,13 +52,16 @@ func newWorld(t *testing.T, jobs int) *world {
 }
 
 // machine is another machine with an empty store, in front of the same registry.
-func (w *world) machine(jobs int) *Env {
+func (w *world) machine(jobs int) *Env { return w.machineAt(w.t.TempDir(), jobs) }
+
+// machineAt is a machine whose store is there already.
+func (w *world) machineAt(root string, jobs int) *Env {
 	w.t.Helper()
 	client := registry.New(&registry.Options{
 		PlainHTTP: true, Jobs: jobs, Retries: 1,
 		Credentials: func(string) (string, string, error) { return "", "", nil },
 	})
-	st, err := store.Open(w.t.TempDir(), nil)
+	st, err := store.Open(root, nil)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -67,6 +67,9 @@ func hasSentinel(layers []v1.Descriptor, diffIDs []digest.Digest) (bool, error) 
 			return false, fmt.Errorf("%w: layer %d is the obsolete 12-byte sentinel", ErrSentinel, i)
 		}
 		typed := l.MediaType == SentinelMediaType
+		if i > 0 && typed && layers[0].MediaType == SentinelMediaType {
+			return false, fmt.Errorf("%w: a second sentinel at layer %d", ErrSentinel, i)
+		}
 		if i > 0 && typed {
 			return false, fmt.Errorf("%w: sentinel media type at layer %d, not first", ErrSentinel, i)
 		}

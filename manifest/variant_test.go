@@ -24,7 +24,7 @@ func variantOf(t *testing.T, im *Image, chainBound bool) (*Image, string, string
 	return v, string(m), string(c)
 }
 
-func TestAddSentinel(t *testing.T) {
+func TestAddSentinel(t *testing.T) { // S5, S6
 	for _, n := range []int{1, 2, 5} {
 		for _, chainBound := range []bool{true, false} {
 			plain := chunkedImage(t, n)
@@ -50,6 +50,7 @@ func TestAddSentinel(t *testing.T) {
 
 // The bytes of the variant are those of the plain documents with exactly the
 // intended text changed, and taking it back gives every byte back.
+// S5, S6
 func TestAddSentinelTouchesNothingElse(t *testing.T) {
 	plain := chunkedImage(t, 2)
 	_, m, c := variantOf(t, plain, true)
@@ -71,7 +72,7 @@ func TestAddSentinelTouchesNothingElse(t *testing.T) {
 	}
 }
 
-func TestStripSentinelUndoesAddSentinel(t *testing.T) {
+func TestStripSentinelUndoesAddSentinel(t *testing.T) { // S27, rule 69
 	for _, n := range []int{1, 3} {
 		for _, chainBound := range []bool{true, false} {
 			plain := chunkedImage(t, n)
@@ -110,7 +111,7 @@ func TestSentinelAndInconsistentHistory(t *testing.T) {
 	}
 }
 
-func TestSentinelDigestAlgorithm(t *testing.T) {
+func TestSentinelDigestAlgorithm(t *testing.T) { // S2
 	layer := chunkedLayer(0)
 	layer.Digest = digest.SHA512.FromString("blob")
 	config := prettyConfig(tarDigest(0))
@@ -140,7 +141,7 @@ func TestAddSentinelDropsEmbeddedConfig(t *testing.T) {
 	}
 }
 
-func TestAddSentinelRefuses(t *testing.T) {
+func TestAddSentinelRefuses(t *testing.T) { // S4, S8, S10, rule 67
 	v, _, _ := variantOf(t, chunkedImage(t, 1), true)
 	if _, _, err := AddSentinel(v, true); !errors.Is(err, ErrSentinel) {
 		t.Errorf("twice: %v", err)
