@@ -32,6 +32,7 @@ type checkRows struct {
 	layers     map[uint64]LayerRow
 	views      map[uint64]viewRow
 	signatures []digest.Digest
+	kept       map[digest.Digest][]digest.Digest
 }
 
 type checkRun struct {
@@ -50,7 +51,7 @@ type checkRun struct {
 // looking. Objects that a lazy layer does not have yet are no finding.
 func (s *Store) Check(ctx context.Context, o CheckOptions) ([]Finding, error) {
 	c := &checkRun{s: s, ctx: ctx, o: o, again: map[digest.Digest]bool{}, suspect: map[digest.Digest]bool{}}
-	for _, step := range []func() error{c.readIndex, c.checkManifests, c.checkNames, c.checkLayers, c.checkViews, c.checkBlobs, c.checkObjects} {
+	for _, step := range []func() error{c.readIndex, c.checkManifests, c.checkNames, c.checkLayers, c.checkViews, c.checkKept, c.checkBlobs, c.checkObjects} {
 		if err := context.Cause(ctx); err != nil {
 			return c.results, fmt.Errorf("check: %w", err)
 		}
@@ -80,10 +81,11 @@ func (r *checkRows) read(tx *bolt.Tx) error {
 	records, rerr := allRows[Record](tx, bucketRecords)
 	layers, lerr := allRows[LayerRow](tx, bucketLayers)
 	views, verr := allRows[viewRow](tx, bucketViews)
-	if err := errors.Join(err, rerr, lerr, verr); err != nil {
+	kept, kerr := allKept(tx)
+	if err := errors.Join(err, rerr, lerr, verr, kerr); err != nil {
 		return err
 	}
-	*r = checkRows{names: names, records: map[digest.Digest]Record{}, manifests: map[digest.Digest]bool{},
+	*r = checkRows{names: names, kept: kept, records: map[digest.Digest]Record{}, manifests: map[digest.Digest]bool{},
 		layers: map[uint64]LayerRow{}, views: map[uint64]viewRow{}}
 	for _, row := range records {
 		r.records[row.Manifest] = row

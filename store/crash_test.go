@@ -122,8 +122,12 @@ func life(t *testing.T, root string, d *disk) (promises []promise, err error) {
 		{func() (err error) { view, err = s.ReplaceView(view, []byte("tree again")); return err }, nil},
 		{func() error {
 			im.record.Layers = []uint64{layer}
-			return s.Commit(Commit{Records: []Record{im.record}, Manifests: im.manifests, Name: "img"})
-		}, has("name", func(s *Store) bool { r, _, err := s.Resolve("img"); return err == nil && len(r) == 1 })},
+			if err := s.PutBlob(context.Background(), lifeKept, reader("a layer's blob")); err != nil {
+				return err
+			}
+			return s.Commit(Commit{Records: []Record{im.record}, Manifests: im.manifests, Name: "img",
+				Kept: map[digest.Digest][]digest.Digest{im.record.Manifest: {lifeKept}}})
+		}, has("image", keptWhole)},
 		{func() error { return s.Pin("p", PinTarget{Layers: []uint64{layer}}, PinOptions{Process: true}) }, nil},
 		{func() error {
 			_, err := s.GC(context.Background(), GCOptions{Grace: -1, Objects: testObjects})
@@ -139,7 +143,7 @@ func life(t *testing.T, root string, d *disk) (promises []promise, err error) {
 		}
 		if len(promises) == 7 { // the first gc takes what only the image does not need
 			promises = promises[:4:4]
-			promises = append(promises, has("name", func(s *Store) bool { _, _, err := s.Resolve("img"); return err == nil }))
+			promises = append(promises, has("image", keptWhole))
 		}
 	}
 	return nil, lifeEnd(s)
@@ -155,6 +159,19 @@ func lifeEnd(s *Store) error {
 }
 
 const lifeConfig = `{"os":"linux"}`
+
+var lifeKept = digest.FromString("a layer's blob")
+
+// keptWhole says that the image has its name, its record and the blob that was kept with it.
+func keptWhole(s *Store) bool {
+	r, _, err := s.Resolve("img")
+	if err != nil || len(r) != 1 {
+		return false
+	}
+	kept, err := s.Kept(r[0].Manifest)
+	_, there := s.HasBlob(lifeKept)
+	return err == nil && len(kept) == 1 && there
+}
 
 func lifeImage() image {
 	m := raw(map[string]any{"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "layers": []any{},
@@ -172,7 +189,7 @@ func lifeBatch(s *Store, contents ...string) error {
 	return b.Commit()
 }
 
-// Every prefix of what the store does to the disk leaves a store that opens and checks clean: after a kill, which
+// L33, rule 56: every prefix of what the store does to the disk leaves a store that opens and checks clean: after a kill, which
 // loses nothing that was written, and after a power cut, which loses everything that was not synced.
 func TestCrash(t *testing.T) {
 	whole := &machine{stop: 1 << 30, dirty: map[string]bool{}}

@@ -145,7 +145,7 @@ func (g *gcRun) forgetManifests(tx *bolt.Tx) error {
 		return nil
 	})
 	for _, k := range dead {
-		err = errors.Join(err, g.delete(tx, bucketManifests, k), g.delete(tx, bucketSignatures, k))
+		err = errors.Join(err, g.delete(tx, bucketManifests, k), g.delete(tx, bucketSignatures, k), g.delete(tx, bucketKept, k))
 	}
 	return err
 }

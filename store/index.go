@@ -12,7 +12,7 @@ import (
 )
 
 // schemaVersion changes when an older program must not touch the index any more.
-const schemaVersion = 2
+const schemaVersion = 3
 
 // The buckets of index.db. Digest keys are full digest strings, number keys are big-endian.
 var (
@@ -27,13 +27,14 @@ var (
 	bucketViews      = []byte("views")      // number -> viewRow
 	bucketViewKeys   = []byte("view-keys")  // layer numbers -> number
 	bucketPins       = []byte("pins")       // id -> pinRow
+	bucketKept       = []byte("kept")       // manifest digest -> list of blobs
 
 	keySchema = []byte("schema")
 )
 
 func buckets() [][]byte {
 	return [][]byte{bucketMeta, bucketManifests, bucketSignatures, bucketRecords, bucketNames, bucketLayers,
-		bucketLayerTOC, bucketLayerTar, bucketViews, bucketViewKeys, bucketPins}
+		bucketLayerTOC, bucketLayerTar, bucketViews, bucketViewKeys, bucketPins, bucketKept}
 }
 
 // initIndex makes index.db on first use, by rename, because bbolt's own creation is not atomic.
@@ -49,20 +50,54 @@ func (s *Store) initIndex() error {
 			return err
 		}
 	}
-	db, err := s.openDB(path, true)
+	v, err := s.readSchema(path)
 	if err != nil {
 		return err
 	}
+	if v == upgradable {
+		return s.upgrade(path)
+	}
+	if v != fmt.Sprint(schemaVersion) {
+		return fmt.Errorf("index.db: %w: %q, this program writes %d", ErrSchema, v, schemaVersion)
+	}
+	return nil
+}
+
+func (s *Store) readSchema(path string) (v string, err error) {
+	db, err := s.openDB(path, true)
+	if err != nil {
+		return "", err
+	}
 	defer db.Close()
-	return db.View(func(tx *bolt.Tx) error {
+	err = db.View(func(tx *bolt.Tx) error {
 		meta := tx.Bucket(bucketMeta)
 		if meta == nil {
 			return fmt.Errorf("index.db: %w: none", ErrSchema)
 		}
-		if v := string(meta.Get(keySchema)); v != fmt.Sprint(schemaVersion) {
-			return fmt.Errorf("index.db: %w: %q, this program writes %d", ErrSchema, v, schemaVersion)
-		}
+		v = string(meta.Get(keySchema))
 		return nil
+	})
+	return v, err
+}
+
+// upgradable is the version before kept blobs, which lacks a bucket and nothing else.
+const upgradable = "2"
+
+// upgrade makes an index of version 2 one of this version, in one transaction.
+func (s *Store) upgrade(path string) error {
+	if err := s.disk.step("commit", path); err != nil {
+		return err
+	}
+	db, err := s.openDB(path, false)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	return db.Update(func(tx *bolt.Tx) error {
+		if _, err := tx.CreateBucketIfNotExists(bucketKept); err != nil {
+			return err
+		}
+		return tx.Bucket(bucketMeta).Put(keySchema, []byte(fmt.Sprint(schemaVersion)))
 	})
 }
 

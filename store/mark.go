@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -26,14 +27,18 @@ type roots struct {
 	objects   map[digest.Digest]bool
 	views     map[uint64]bool
 	layers    map[uint64]bool
+	kept      map[digest.Digest][]digest.Digest // by manifest; roots if the manifest is reached
 }
 
 // readRoots follows the rows of the index, which is quick, and leaves the contents to marks.
 func (s *Store) readRoots(tx *bolt.Tx, cutoff time.Time) (*roots, error) {
 	r := &roots{map[digest.Digest]bool{}, map[digest.Digest]bool{}, map[digest.Digest]bool{}, map[digest.Digest]bool{},
-		map[uint64]bool{}, map[uint64]bool{}}
+		map[uint64]bool{}, map[uint64]bool{}, nil}
 	names, err := allNames(tx)
 	if err != nil {
+		return nil, err
+	}
+	if r.kept, err = allKept(tx); err != nil {
 		return nil, err
 	}
 	for _, row := range names {
@@ -163,6 +168,11 @@ func (m *marks) covers(tx *bolt.Tx, r *roots) bool {
 			return false
 		}
 	}
+	for d, blobs := range r.kept {
+		if m.manifests[d] && slices.ContainsFunc(blobs, func(b digest.Digest) bool { return !m.has(blobRel(b)) }) {
+			return false
+		}
+	}
 	return true
 }
 
@@ -177,6 +187,13 @@ func (m *marks) add(r *roots) error {
 	for d := range r.manifests {
 		if err := m.addManifest(d); err != nil {
 			return err
+		}
+	}
+	for d, blobs := range r.kept {
+		for _, b := range blobs {
+			if m.manifests[d] {
+				m.keep(blobRel(b))
+			}
 		}
 	}
 	for n := range r.layers {

@@ -28,6 +28,8 @@ type Commit struct {
 	Manifests []RawManifest
 	// Signatures replace those of the manifest or list that is the key.
 	Signatures map[digest.Digest][][]byte
+	// Kept are blobs that stay as long as the manifest that is the key, besides those that were kept for it before.
+	Kept map[digest.Digest][]digest.Digest
 	// Name moves to these records; "" leaves all names alone.
 	Name string
 	// Top is what the name resolves to: the digest of the list, or of the manifest. "" is the manifest of the only
@@ -65,6 +67,11 @@ func (s *Store) Commit(c Commit) error {
 		}
 		for d, sigs := range c.Signatures {
 			if err := putSignatures(tx, d, sigs); err != nil {
+				return err
+			}
+		}
+		for d, blobs := range c.Kept {
+			if err := s.putKept(tx, d, blobs); err != nil {
 				return err
 			}
 		}
@@ -111,6 +118,13 @@ func (c *Commit) check() error {
 	for d := range c.Signatures {
 		if err := checkDigest("signed", d); err != nil {
 			return err
+		}
+	}
+	for d, blobs := range c.Kept {
+		for _, b := range append([]digest.Digest{d}, blobs...) {
+			if err := checkDigest("kept", b); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

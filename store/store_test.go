@@ -275,6 +275,24 @@ func TestSchema(t *testing.T) {
 	wantIs(t, err, ErrSchema)
 }
 
+// A store from before blobs were kept is taken over with what is in it.
+func TestSchemaUpgrade(t *testing.T) {
+	s := newStore(t)
+	im := putImage(t, s, "linux/amd64")
+	ok(t, s.Commit(Commit{Records: []Record{im.record}, Manifests: im.manifests, Name: "img"}))
+	ok(t, s.update(func(tx *bolt.Tx) error {
+		return errors.Join(tx.DeleteBucket(bucketKept), tx.Bucket(bucketMeta).Put(keySchema, []byte(upgradable)))
+	}))
+	s = must[*Store](t)(Open(s.Root(), nil))
+	if r, _, err := s.Resolve("img"); err != nil || len(r) != 1 {
+		t.Fatal(r, err)
+	}
+	blob := putBytes(t, s, []byte("layer"))
+	ok(t, s.Commit(Commit{Top: im.record.Manifest, Kept: map[digest.Digest][]digest.Digest{im.record.Manifest: {blob}}}))
+	must[*Store](t)(Open(s.Root(), nil))
+	wantClean(t, s)
+}
+
 func TestLockTimeout(t *testing.T) {
 	s := newStore(t)
 	other := must[*Store](t)(Open(s.Root(), &Options{LockTimeout: time.Millisecond}))
