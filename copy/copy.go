@@ -72,8 +72,11 @@ func prepare(ctx context.Context, judge *judged, dst manifest.Ref, o *Options) (
 	if err != nil {
 		return s, nil, o, err
 	}
-	_, fromStore := judge.source.(*storeSource)
+	stored, fromStore := judge.source.(*storeSource)
 	s.encoded = !fromStore
+	if fromStore {
+		s.whole = stored.whole(s.instances)
+	}
 	s.toStore = dst.Transport == manifest.Store
 	s.digested, s.strip = dst.Digest, o.Select.Strip
 	carry, err := newCarrier(judge, dst, s, o.Signatures)

@@ -60,7 +60,7 @@ func DryRun(ctx context.Context, env *Env, src, dst manifest.Ref, o *Options) (*
 	var out *DryRunResult
 	with := *env
 	with.dry = func(ctx context.Context, from source, s situation, p *copyPlan, o *Options) (*Result, error) {
-		there, err := whatIsThere(ctx, env, from, dst, leaves(p.images))
+		there, err := whatIsThere(ctx, env, from, dst, p)
 		if err != nil {
 			return nil, err
 		}
@@ -76,7 +76,7 @@ func DryRun(ctx context.Context, env *Env, src, dst manifest.Ref, o *Options) (*
 
 // whatIsThere asks the destination for every blob that may have to go there. A blob that it gives no answer for would
 // be copied.
-func whatIsThere(ctx context.Context, env *Env, from source, dst manifest.Ref, images []imagePlan) (map[digest.Digest]string, error) {
+func whatIsThere(ctx context.Context, env *Env, from source, dst manifest.Ref, p *copyPlan) (map[digest.Digest]string, error) {
 	ask, err := asker(env, from, dst)
 	if err != nil || ask == nil {
 		return nil, err
@@ -84,8 +84,11 @@ func whatIsThere(ctx context.Context, env *Env, from source, dst manifest.Ref, i
 	var mu sync.Mutex
 	there := make(map[digest.Digest]string)
 	var all []content
-	for _, ip := range images {
+	for _, ip := range leaves(p.images) {
 		for _, d := range ip.contents() {
+			if p.keepBlobs {
+				d.diffID = "" // the files alone are not enough
+			}
 			if _, ok := there[d.Digest]; !ok {
 				there[d.Digest] = ActionCopy
 				all = append(all, d)
@@ -282,7 +285,7 @@ func (d describer) instance(ip imagePlan) DryRunInstance {
 		}
 		switch {
 		case layer && ip.encode[i-1]:
-			b.Action, b.Reason = ActionEncode, d.encodeReason(c.MediaType)
+			b.Action, b.Reason = ActionEncode, d.encodeReason(c)
 		case layer && d.s.toStore && b.Action == ActionCopy:
 			b.Action = ActionUnpack
 		}
@@ -309,14 +312,14 @@ func leftOut(ip imagePlan) string {
 	return ""
 }
 
-func (d describer) encodeReason(mediaType string) string {
-	if !d.s.encoded {
+func (d describer) encodeReason(c content) string {
+	if !d.s.has(c.Digest) {
 		return "to " + d.to + ": the store keeps its files and not the blob"
 	}
-	have, err := manifest.Compression(mediaType)
+	have, err := manifest.Compression(c.MediaType)
 	switch {
 	case err != nil:
-		have = mediaType
+		have = c.MediaType
 	case have == algoNone:
 		have = "not compressed"
 	case d.to == algoChunked && have == algoZstd:

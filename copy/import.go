@@ -11,7 +11,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/semaphore"
 
-	"github.com/tocsin/tocsin/chunked/fill"
 	"github.com/tocsin/tocsin/copy/registry"
 	"github.com/tocsin/tocsin/manifest"
 	"github.com/tocsin/tocsin/store"
@@ -19,21 +18,27 @@ import (
 
 // importer takes images apart into the store: files become objects, layers become rows with an index.
 type importer struct {
-	env    *Env
-	from   source
-	slots  *semaphore.Weighted // layers under way, of all images
-	layers flights[layerKey, uint64]
-	pin    string
+	env      *Env
+	from     source
+	slots    *semaphore.Weighted // layers under way, of all images
+	layers   flights[layerKey, uint64]
+	blobs    flights[digest.Digest, struct{}]
+	blobsToo bool // layers stay as blobs as well
+	pin      string
 
 	mu     sync.Mutex
-	target store.PinTarget // what gc must keep until the records are committed
+	target store.PinTarget                   // what gc must keep until the records are committed
+	kept   map[digest.Digest][]digest.Digest // blobs by the manifest that they stay with
 	notes  []string
-	left   error // why images were left out
+	left   []error // why images were left out, each
 }
 
 // runImport carries out a plan whose destination is the store. Nothing has a name before everything is there.
 func runImport(ctx context.Context, env *Env, from source, dst manifest.Ref, s situation, p *copyPlan) (_ *Result, err error) {
-	im := &importer{env: env, from: from, slots: semaphore.NewWeighted(int64(env.jobs())), pin: "copy/" + rand.Text(), notes: s.notes}
+	im := &importer{
+		env: env, from: from, slots: semaphore.NewWeighted(int64(env.jobs())), pin: "copy/" + rand.Text(),
+		blobsToo: p.keepBlobs, kept: make(map[digest.Digest][]digest.Digest), notes: s.notes,
+	}
 	defer func() { err = errors.Join(err, env.Store.Unpin(im.pin)) }()
 	var lists []document
 	if s.top, lists, err = keptTop(s, p); err != nil {
@@ -44,10 +49,10 @@ func runImport(ctx context.Context, env *Env, from source, dst manifest.Ref, s s
 	err = forEach(ctx, len(images), func(ctx context.Context, i int) (err error) {
 		ip := images[i]
 		if ip.image == nil {
-			im.note("%s is no container image: its manifest is kept, but not its blobs", ip.doc.digest)
-			return nil
+			err = im.artifact(ctx, ip)
+		} else {
+			records[i], err = im.image(ctx, ip)
 		}
-		records[i], err = im.image(ctx, ip)
 		if errors.Is(err, registry.ErrNoRanges) && len(images) > 1 {
 			im.leaveOut(ip, err)
 			return nil
@@ -64,8 +69,9 @@ func runImport(ctx context.Context, env *Env, from source, dst manifest.Ref, s s
 		return nil, err
 	}
 	c := commitOf(dst, s, lists, images, records)
-	if len(c.Records) == 0 {
-		return nil, errors.Join(im.left, fmt.Errorf("%s holds no container image that can be kept: %w", s.top.digest, ErrNotFound))
+	c.Kept = im.kept
+	if len(c.Records) == 0 && len(im.left) > 0 {
+		return nil, errors.Join(errors.Join(im.left...), fmt.Errorf("%s holds no container image that can be kept: %w", s.top.digest, ErrNotFound))
 	}
 	if p.signatures != nil {
 		if c.Signatures, err = p.signatures.stored(env.Store, c.Manifests); err != nil {
@@ -75,7 +81,7 @@ func runImport(ctx context.Context, env *Env, from source, dst manifest.Ref, s s
 	if err := env.Store.Commit(c); err != nil {
 		return nil, err
 	}
-	return &Result{Digest: s.top.digest, MediaType: s.top.mediaType, Instances: len(c.Records), Notes: im.notes}, nil
+	return &Result{Digest: s.top.digest, MediaType: s.top.mediaType, Instances: len(images) - len(im.left), Notes: im.notes}, nil
 }
 
 func (im *importer) note(format string, args ...any) {
@@ -89,7 +95,7 @@ func (im *importer) leaveOut(ip imagePlan, why error) {
 	im.note("%s was left out: %v", ip.doc.digest, why)
 	im.mu.Lock()
 	defer im.mu.Unlock()
-	im.left = errors.Join(im.left, why)
+	im.left = append(im.left, why)
 }
 
 // commitOf puts together what makes the images visible in one transaction. Images without a record are not. An image
@@ -174,6 +180,11 @@ func (im *importer) image(ctx context.Context, ip imagePlan) (*store.Record, err
 	numbers := make([]uint64, len(layers))
 	err := forEach(ctx, len(layers), func(ctx context.Context, i int) (err error) {
 		l := layers[i]
+		if im.blobsToo { // first, so that the files in it are read from there
+			if err := im.keepBlobs(ctx, ip.doc.digest, l.Descriptor); err != nil {
+				return err
+			}
+		}
 		numbers[i], err = im.layers.do(ctx, layerKey{l.Digest, l.DiffID, img.Trust}, func() (uint64, error) {
 			return im.layer(ctx, img.Trust, l)
 		})
@@ -213,116 +224,4 @@ func (im *importer) contentSize(layers []uint64) (int64, error) {
 		size += l.Index().ContentBytes()
 	}
 	return size, nil
-}
-
-// layerWay is how a layer comes into the store.
-type layerWay int
-
-const (
-	byTOC         layerWay = iota + 1 // its TOC is its only meaning
-	byTOCVerified                     // by TOC, then the tar is rebuilt and compared
-	byTar                             // unpacked, the tar compared on the way
-)
-
-// wayOf decides how a layer of an image is brought in (design.md 5). ranges says whether the source has them.
-func wayOf(l manifest.Layer, trust manifest.Trust, ranges bool) (layerWay, error) {
-	usable := l.Provable()
-	switch {
-	case trust == manifest.TOCOnly && !ranges:
-		return 0, fmt.Errorf("a sentinel image is read by ranges, and this source has none: %w", registry.ErrNoRanges)
-	case trust == manifest.TOCOnly:
-		return byTOC, nil
-	case usable && ranges:
-		return byTOCVerified, nil
-	}
-	return byTar, nil
-}
-
-// layer brings one layer in and returns its number in the store.
-func (im *importer) layer(ctx context.Context, trust manifest.Trust, l manifest.Layer) (uint64, error) {
-	if err := im.slots.Acquire(ctx, 1); err != nil {
-		return 0, err
-	}
-	defer im.slots.Release(1)
-	if n, ok, err := im.reuse(trust, l); err != nil || ok {
-		return n, err
-	}
-	src, where := im.from.ranged(l.Descriptor)
-	way, err := wayOf(l, trust, src != nil)
-	if err != nil {
-		return 0, err
-	}
-	meter := im.env.progress().Start("pull "+shortDigest(l.Digest), l.Size)
-	n, err := im.bring(ctx, l, way, src, where, meter)
-	if way == byTOCVerified && errors.Is(err, registry.ErrNoRanges) {
-		// The place turned out to have no ranges: a missing capability, so the tar will do under its own rules.
-		n, err = im.tarLayer(ctx, l, meter)
-	}
-	meter.Done(err)
-	return n, err
-}
-
-// reuse finds a layer that is here whole: of a plain image one whose tar this machine verified to be the one that the
-// config names, of a variant none, because its TOC has to be looked at anyway.
-func (im *importer) reuse(trust manifest.Trust, l manifest.Layer) (uint64, bool, error) {
-	if stored, ok := im.from.(*storeSource); ok {
-		n, err := stored.layerOf(l.Digest, trust == manifest.TOCOnly)
-		if err != nil {
-			return 0, false, err
-		}
-		return n, true, im.keep(n)
-	}
-	if trust == manifest.TOCOnly {
-		return 0, false, nil
-	}
-	row, err := im.env.Store.LayerByDiffID(l.DiffID)
-	if errors.Is(err, store.ErrNotFound) {
-		return 0, false, nil
-	}
-	if err != nil {
-		return 0, false, err
-	}
-	if err := im.keep(row.Number); err != nil {
-		return 0, false, err
-	}
-	layer, err := im.env.Pool.Layer(row.Number)
-	if err != nil {
-		return 0, false, err
-	}
-	for i := range layer.Index().NumObjects() {
-		if o := layer.Index().Object(i); !im.env.Store.HasObject(o.Digest, o.Size) {
-			return 0, false, nil
-		}
-	}
-	return row.Number, true, nil
-}
-
-func (im *importer) bring(ctx context.Context, l manifest.Layer, way layerWay, src fill.Source, where store.Source, meter Meter) (uint64, error) {
-	if way == byTar {
-		return im.tarLayer(ctx, l, meter)
-	}
-	pool := im.env.Pool
-	n, err := pool.AddLayer(ctx, fill.LayerSpec{Blob: l.Descriptor, TOC: l.TOC, Source: where}, meteredRanges{src, meter})
-	if err != nil {
-		return 0, err
-	}
-	if err := im.keep(n); err != nil {
-		return 0, err
-	}
-	if way == byTOCVerified {
-		return n, pool.VerifyDiffID(ctx, n, l.DiffID)
-	}
-	layer, err := pool.Layer(n)
-	if err != nil {
-		return 0, err
-	}
-	return n, layer.Ensure(ctx, nil, fill.Foreground)
-}
-
-// keep adds a layer to the copy's pin before its objects are looked for.
-func (im *importer) keep(n uint64) error {
-	im.mu.Lock()
-	defer im.mu.Unlock()
-	im.target.Layers = append(im.target.Layers, n)
-	return im.env.Store.Pin(im.pin, im.target, store.PinOptions{Process: true})
 }

@@ -38,6 +38,9 @@ type Options struct {
 	// Referrers carries the OCI referrers of everything that is copied under its own digest, and theirs. Where the
 	// destination has no place for those that there are the error is ErrUsage.
 	Referrers bool
+	// KeepBlobs keeps the layer blobs in the store too, besides the files in them, so that the image can be copied out
+	// of it without a change. Without it only artifacts keep theirs.
+	KeepBlobs bool
 	// Preserve turns the default of keeping digests into a promise: ErrPreserve rather than an edit.
 	Preserve bool
 }

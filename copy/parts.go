@@ -12,6 +12,7 @@ import (
 	"github.com/tocsin/tocsin/chunked/fill"
 	"github.com/tocsin/tocsin/copy/registry"
 	"github.com/tocsin/tocsin/manifest"
+	"github.com/tocsin/tocsin/store"
 )
 
 // resumable is a destination that a big blob is fetched into in ranges, where a killed copy can be continued.
@@ -201,6 +202,9 @@ func (f *follower) Close() error {
 // blob opens a layer's blob. A big one of a registry is fetched into the store's ingest directory in several ranges at
 // once, and read while it comes; what a killed copy left there is not fetched again.
 func (im *importer) blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error) {
+	if f, err := im.here(d); err == nil || !errors.Is(err, store.ErrNotFound) {
+		return newVerified(f, d), err
+	}
 	sizes := im.env.parts.orDefault()
 	src := remoteRanges(im.from, d, sizes)
 	if src == nil {

@@ -19,7 +19,8 @@ type situation struct {
 	flattened *document      // the list that the source named, of which one instance is copied
 	strip     bool           // skipped instances leave the list
 	toStore   bool
-	encoded   bool                     // the source has the layers as blobs; the store has only their files
+	encoded   bool                     // the source has the layers as blobs; the store has only their files, but for
+	whole     map[digest.Digest]bool   // blobs of layers and artifacts that it has as they came
 	signed    bool                     // top has signatures that are to be kept
 	isSigned  func(digest.Digest) bool // of any manifest; nil: none is
 	accepts   []string                 // what the destination declares (acceptsOf)
@@ -59,6 +60,8 @@ type copyPlan struct {
 	forms []string
 	// notes are what the user should know of the plan.
 	notes []string
+	// keepBlobs says that the store keeps layer blobs besides the files in them.
+	keepBlobs bool
 	// signatures are those that each manifest gets after it was written; nil: none.
 	signatures *carrier
 	// referrers go with what they refer to; nil: nobody asked for them.
@@ -121,12 +124,15 @@ func plan(s situation, o *Options) (*copyPlan, error) {
 	if s.toStore && (o.Compress.Algorithm != "" || o.Sentinel != "" && o.Sentinel != sentinelNone) {
 		return nil, fmt.Errorf("the store keeps files, not layers, so neither --compress nor --sentinel means anything there: %w", ErrUsage)
 	}
+	if o.KeepBlobs && !s.toStore {
+		return nil, fmt.Errorf("only the store takes layers apart, so --keep-blobs means nothing elsewhere: %w", ErrUsage)
+	}
 	reason := cannotModify(s, o)
 	if s.flattened != nil && o.Preserve {
 		return nil, fmt.Errorf("one image of a list is not the list, but %s: %w", reason, ErrPreserve)
 	}
 	pl := &planner{s: s, o: o, layout: layout, optional: optional}
-	p := &copyPlan{layout: layout, optional: optional}
+	p := &copyPlan{layout: layout, optional: optional, keepBlobs: o.KeepBlobs}
 	if p.images, err = pl.list(s.instances, s.list != nil); err != nil {
 		return nil, err
 	}

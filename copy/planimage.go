@@ -3,6 +3,8 @@ package copy
 import (
 	"fmt"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/tocsin/tocsin/manifest"
 )
 
@@ -59,7 +61,7 @@ func (pl *planner) entry(in instance, lv *level) (imagePlan, error) {
 	case in.list != nil:
 		return pl.nested(in)
 	case in.image == nil:
-		return imagePlan{instance: in, plain: pl.layout != manifest.LayoutOnly}, nil
+		return imagePlan{instance: in, plain: pl.layout != manifest.LayoutOnly}, canCopy(in, pl.s)
 	case in.image.Sentinel():
 		return pl.variant(in, lv)
 	}
@@ -113,7 +115,7 @@ func (pl *planner) image(in instance, lv *level) (imagePlan, error) {
 	p := imagePlan{instance: in, plain: true, compress: pl.o.Compress}
 	chunkable := len(in.image.Layers) > 0
 	for _, l := range in.image.Layers {
-		encode := encodeLayer(l, pl.o.Compress, pl.s.encoded || pl.s.toStore)
+		encode := encodeLayer(l, pl.o.Compress, pl.have(l))
 		p.encode = append(p.encode, encode)
 		chunkable = chunkable && (encode || l.Provable())
 	}
@@ -158,8 +160,41 @@ func encodeLayer(l manifest.Layer, c Compression, haveBlob bool) bool {
 }
 
 func (pl *planner) canEncode(p imagePlan) error {
-	if p.edited() && !pl.s.encoded && pl.o.Compress.Algorithm == "" {
-		return fmt.Errorf("the store keeps this image's files, not its layer blobs, so its layers must be encoded anew; say how with --compress: %w", ErrPreserve)
+	if !p.edited() || pl.s.encoded || pl.o.Compress.Algorithm != "" {
+		return nil
+	}
+	if pl.s.toStore {
+		return fmt.Errorf("the store has this image's files, not all of its layer blobs, so they cannot be kept; pull it again with --keep-blobs: %w", ErrPreserve)
+	}
+	return fmt.Errorf("the store keeps this image's files, not its layer blobs, so its layers must be encoded anew; say how with --compress, or pull it again with --keep-blobs: %w", ErrPreserve)
+}
+
+// have says that a layer need not be made anew: its blob is there, or the destination wants only what is in it.
+func (pl *planner) have(l manifest.Layer) bool {
+	return pl.s.has(l.Digest) || pl.s.toStore && !pl.o.KeepBlobs
+}
+
+// has says that the source has a blob as it came.
+func (s situation) has(d digest.Digest) bool { return s.encoded || s.whole[d] }
+
+// remade counts the layers that are made anew because their blobs were not kept.
+func remade(images []imagePlan, s situation) (n int) {
+	for _, ip := range leaves(images) {
+		for i, encode := range ip.encode {
+			if encode && !s.has(ip.image.Layers[i].Digest) {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// canCopy refuses an artifact of the store whose blobs are not all there: nobody can make them anew.
+func canCopy(in instance, s situation) error {
+	for _, d := range in.blobs {
+		if !s.has(d.Digest) {
+			return fmt.Errorf("it is no container image, and the store does not have its blob %s: %w", d.Digest, ErrPreserve)
+		}
 	}
 	return nil
 }

@@ -115,6 +115,9 @@ func (r *runner) run(ctx context.Context, s situation, p *copyPlan) (*Result, er
 	if err := r.refer(ctx, p.referrers); err != nil {
 		return nil, err
 	}
+	if n := remade(p.images, s); n > 0 && top.digest != s.top.digest {
+		r.note("layers that the store has only as files were made anew (%d), so the digest is %s and not %s", n, top.digest, s.top.digest)
+	}
 	return &Result{Digest: top.digest, MediaType: top.mediaType, Instances: len(leaves(p.images)), Notes: append(p.notes, r.notes...)}, nil
 }
 

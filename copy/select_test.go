@@ -12,6 +12,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/tocsin/tocsin/manifest"
+	"github.com/tocsin/tocsin/store"
 )
 
 func plat(t testing.TB, s string) v1.Platform {
@@ -212,8 +213,14 @@ func TestSelectIntoStore(t *testing.T) {
 			t.Errorf("%s: the source's list: %v", name, same)
 		}
 	}
-	if _, err := w.try(src, "store:none", &Options{Select: Select{IndexOnly: true}}); !errors.Is(err, ErrNotFound) {
-		t.Errorf("an index without images in the store: %v", err)
+	// L10: the list alone is legal, and what is not there is said when it is asked for.
+	w.copy(src, "store:none", &Options{Select: Select{IndexOnly: true}})
+	if !bytes.Equal(w.raw("store:none"), w.raw(src)) {
+		t.Error("not the source's list")
+	}
+	w.copy("store:none", w.layout("none")+":x", &Options{Select: Select{IndexOnly: true}})
+	if _, err := w.try("store:none", w.layout("none")+":y", &Options{Platform: platform(t, "linux/arm64")}); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("an image of an index that came without any: %v", err)
 	}
 }
 

@@ -52,8 +52,12 @@ func (s *storeSource) blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser,
 	return newVerified(f, d), nil
 }
 
-// layer gives a layer's tar, written again from its files.
+// layer gives a layer's blob where that was kept, else its tar, written again from its files.
 func (s *storeSource) layer(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error) {
+	blob, err := s.blob(ctx, d)
+	if err == nil || !errors.Is(err, store.ErrNotFound) {
+		return blob, err
+	}
 	n, err := s.layerOf(d.Digest, false)
 	if err != nil {
 		return nil, err

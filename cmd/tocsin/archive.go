@@ -92,6 +92,7 @@ func newLoad(a *app) *cobra.Command {
 	f.StringVarP(&input, "input", "i", "-", "the archive or layout; - is standard input")
 	f.StringVar(&name, "name", "", "store the one image under this name instead of its own")
 	c.where(f, "local", "another platform than this machine's: OS/ARCH[/VARIANT]")
+	c.intoStore(f)
 	a.limits.flags(f)
 	return cmd
 }

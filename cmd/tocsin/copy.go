@@ -15,7 +15,7 @@ import (
 // copyFlags are the flags of the commands that copy.
 type copyFlags struct {
 	platform, variant, digestFile, progress string
-	preserve, asJSON                        bool
+	asJSON                                  bool
 	encodeFlags
 	selection  selection
 	trust      trustFlags
@@ -23,9 +23,10 @@ type copyFlags struct {
 	skopeo     skopeoFlags
 }
 
-// encodeFlags say what is made anew.
+// encodeFlags say what is made anew, and what must not be.
 type encodeFlags struct {
 	compress, format, sentinel string
+	preserve, keepBlobs        bool
 }
 
 // where adds the flags that say which image is taken and how the outcome is told.
@@ -40,8 +41,13 @@ func (c *copyFlags) where(f *pflag.FlagSet, platform, usage string) {
 	c.signatures.carried(f)
 }
 
+// intoStore adds the flags of commands that copy into the store.
+func (c *copyFlags) intoStore(f *pflag.FlagSet) {
+	f.BoolVar(&c.keepBlobs, "keep-blobs", false, "keep the layer blobs in the store too, so that the image can be copied out of it with its digests")
+}
+
 func (c *copyFlags) options(dst manifest.Ref) (o *copy.Options, err error) {
-	o = &copy.Options{Sentinel: c.sentinel, Preserve: c.preserve, Referrers: c.signatures.referrers()}
+	o = &copy.Options{Sentinel: c.sentinel, Preserve: c.preserve, KeepBlobs: c.keepBlobs, Referrers: c.signatures.referrers()}
 	if err := c.selection.apply(c.platform, o); err != nil {
 		return nil, err
 	}
@@ -91,6 +97,7 @@ func newCopy(a *app) *cobra.Command {
 	c.where(f, "", "copy one platform's image instead of the whole list, or a list of several with commas: OS/ARCH[/VARIANT] or local")
 	c.encoding(f)
 	c.skopeo.flags(f)
+	c.intoStore(f)
 	a.limits.flags(f)
 	f.BoolVar(&dryRun, "dry-run", false, "print what would be copied, encoded and changed, and why, and change nothing")
 	return cmd
@@ -114,6 +121,7 @@ func newPull(a *app) *cobra.Command {
 		},
 	}
 	c.where(cmd.Flags(), "local", "another platform than this machine's: OS/ARCH[/VARIANT]")
+	c.intoStore(cmd.Flags())
 	a.limits.flags(cmd.Flags())
 	return cmd
 }

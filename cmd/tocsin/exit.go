@@ -58,7 +58,7 @@ func failures() []failure {
 		{chunked.ErrMalformed, exitVerify, ""},
 		{manifest.ErrMalformed, exitVerify, ""},
 		{errFindings, exitVerify, ""},
-		{copy.ErrPreserve, exitPreserve, "ask for the change (--compress, --platform) or drop --preserve-digests"},
+		{copy.ErrPreserve, exitPreserve, "ask for the change (--compress, --platform), drop --preserve-digests, or for an image of the store pull it again with --keep-blobs"},
 		{registry.ErrAuth, exitAuth, "log in with tocsin login (docker login and podman login do too)"},
 		{registry.ErrRetriesExhausted, exitRetries, "the registry kept failing; try again later"},
 		{registry.ErrNoRanges, exitOther, "this registry serves no byte ranges, so a sentinel variant cannot be read from it; copy the plain instance"},
