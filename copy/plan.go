@@ -19,12 +19,17 @@ type situation struct {
 	flattened *document      // the list that the source named, of which one instance is copied
 	strip     bool           // skipped instances leave the list
 	toStore   bool
-	encoded   bool                     // the source has the layers as blobs; the store has only their files, but for
-	whole     map[digest.Digest]bool   // blobs of layers and artifacts that it has as they came
+	held                               // the source's blobs
 	signed    bool                     // top has signatures that are to be kept
 	isSigned  func(digest.Digest) bool // of any manifest; nil: none is
 	accepts   []string                 // what the destination declares (acceptsOf)
 	notes     []string                 // what the user should know of the source
+}
+
+// held is which blobs of layers and artifacts a source has as they came.
+type held struct {
+	encoded bool // all of them; the store has files in place of layers, but for
+	whole   map[digest.Digest]bool
 }
 
 // instance is one entry of a list: an image, an artifact, or a list with entries of its own.

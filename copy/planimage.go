@@ -175,7 +175,7 @@ func (pl *planner) have(l manifest.Layer) bool {
 }
 
 // has says that the source has a blob as it came.
-func (s situation) has(d digest.Digest) bool { return s.encoded || s.whole[d] }
+func (h held) has(d digest.Digest) bool { return h.encoded || h.whole[d] }
 
 // remade counts the layers that are made anew because their blobs were not kept.
 func remade(images []imagePlan, s situation) (n int) {
