@@ -29,6 +29,15 @@ func newDocker(env *Env, ref manifest.Ref) *docker {
 	return &docker{ref: ref, repo: env.Registry.Repo(ref.Host, ref.Repo), client: env.Registry, trust: env.Trust}
 }
 
+// newDockerTo is newDocker for a repository that a copy writes to.
+func newDockerTo(env *Env, ref manifest.Ref) *docker {
+	to := newDocker(env, ref)
+	if env.Destination != nil {
+		to.client, to.repo = env.Destination, env.Destination.Repo(ref.Host, ref.Repo)
+	}
+	return to
+}
+
 // name is what the reference asks the registry for: its digest if it has one, else its tag.
 func (d *docker) name() string {
 	if d.ref.Digest != "" {

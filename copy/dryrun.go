@@ -143,7 +143,7 @@ func (p imagePlan) contents() []content {
 func asker(env *Env, from source, dst manifest.Ref) (func(context.Context, content) (string, error), error) {
 	switch dst.Transport {
 	case manifest.Docker:
-		to := newDocker(env, dst)
+		to := newDockerTo(env, dst)
 		if src, ok := from.(*docker); ok {
 			to.mountFrom(src)
 		}

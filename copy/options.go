@@ -96,13 +96,15 @@ func maxLevel(algo string) int {
 
 // Env is what a copy works with. It is shared by copies that run at once.
 type Env struct {
-	Registry   *registry.Client   // needed for docker://
-	Store      *store.Store       // needed for store:
-	Pool       *fill.Pool         // needed for store:
-	Containerd *containerd.Client // needed for containerd:
-	Progress   Progress           // nil: silent
-	Jobs       int                // blobs under way at once; 0: 6
-	Trust      *Trust             // nil: every image is accepted
+	Registry *registry.Client // needed for docker://
+	// Destination, if not nil, stands in for Registry where a copy writes.
+	Destination *registry.Client
+	Store       *store.Store       // needed for store:
+	Pool        *fill.Pool         // needed for store:
+	Containerd  *containerd.Client // needed for containerd:
+	Progress    Progress           // nil: silent
+	Jobs        int                // blobs under way at once; 0: 6
+	Trust       *Trust             // nil: every image is accepted
 
 	parts  partSizes
 	bundle *bundle // of Save: where archives go

@@ -96,7 +96,7 @@ func openDestination(env *Env, ref manifest.Ref) (destination, error) {
 	}
 	switch ref.Transport {
 	case manifest.Docker:
-		return newDocker(env, ref), nil
+		return newDockerTo(env, ref), nil
 	case manifest.OCI:
 		return createLayout(ref)
 	case manifest.Dir:

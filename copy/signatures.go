@@ -124,7 +124,7 @@ func (c *carrier) fits(ctx context.Context, s situation) error {
 	var holder signedDestination
 	switch c.dst.Transport {
 	case manifest.Docker:
-		holder = newDocker(c.from.env, c.dst)
+		holder = newDockerTo(c.from.env, c.dst)
 	case manifest.Dir:
 		holder = &dir{}
 	default:

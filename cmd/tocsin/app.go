@@ -30,6 +30,8 @@ type app struct {
 	}
 	config       config
 	limits       limits
+	access       access // for both sides
+	sides        sides  // for one, of commands that have two
 	log          *slog.Logger
 	saidNoPolicy bool
 }
@@ -57,8 +59,19 @@ func (a *app) load(cmd *cobra.Command) error {
 	return a.limits.check()
 }
 
-// registry makes the one client of this process.
-func (a *app) registry() *registry.Client { return registry.New(a.registryOptions()) }
+// registry makes the client of a command that works with these references.
+func (a *app) registry(refs ...manifest.Ref) (*registry.Client, error) {
+	return a.registryAs(a.access, refs...)
+}
+
+// registryAs makes a client whose access is not that of the command's own flags.
+func (a *app) registryAs(x access, refs ...manifest.Ref) (*registry.Client, error) {
+	o := a.registryOptions()
+	if err := x.apply(o, refs...); err != nil {
+		return nil, err
+	}
+	return registry.New(o), nil
+}
 
 func (a *app) registryOptions() *registry.Options {
 	insecure := a.flags.insecure || a.flags.plainHTTP
@@ -112,8 +125,11 @@ func (l *local) close() error { return errors.Join(l.pool.Close(), l.store.Close
 
 // env makes what a copy works with. The store is opened, and daemons are connected to, only when a reference needs it.
 func (a *app) env(progress copy.Progress, refs ...manifest.Ref) (_ *copy.Env, done func() error, err error) {
-	client := a.registry()
-	e := &copy.Env{Registry: client, Progress: progress, Jobs: a.config.Jobs}
+	client, other, err := a.clients(refs)
+	if err != nil {
+		return nil, nil, err
+	}
+	e := &copy.Env{Registry: client, Destination: other, Progress: progress, Jobs: a.config.Jobs}
 	var closers []func() error
 	done = func() (err error) {
 		for _, c := range closers {
@@ -148,6 +164,21 @@ func (a *app) env(progress copy.Progress, refs ...manifest.Ref) (_ *copy.Env, do
 // the configuration, else where containerd is usually.
 func (a *app) containerdAddress() string {
 	return cmp.Or(a.flags.containerd, os.Getenv("CONTAINERD_ADDRESS"), a.config.Containerd, defaultContainerd)
+}
+
+// clients makes the client of both sides, or one for each when flags tell them apart: the last of refs is then the
+// destination.
+func (a *app) clients(refs []manifest.Ref) (source, destination *registry.Client, err error) {
+	if !a.sides.set() {
+		source, err = a.registry(refs...)
+		return source, nil, err
+	}
+	last := len(refs) - 1
+	if source, err = a.registryAs(a.sides.source.over(a.access), refs[:last]...); err != nil {
+		return nil, nil, err
+	}
+	destination, err = a.registryAs(a.sides.destination.over(a.access), refs[last])
+	return source, destination, err
 }
 
 // parsePlatform reads --platform; "local" is this machine's.

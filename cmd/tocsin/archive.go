@@ -243,8 +243,8 @@ func (a *app) save(cmd *cobra.Command, to copy.Saved, refs []manifest.Ref, c cop
 	if to.Path == "-" {
 		cmd.SetOut(os.Stderr) // standard output is the archive
 	}
-	for _, res := range results {
-		if err := printCopied(cmd, res, c.digestFile, c.asJSON); err != nil {
+	for i, res := range results {
+		if err := c.print(cmd, refs[i].String(), res); err != nil {
 			return err
 		}
 	}

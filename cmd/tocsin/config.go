@@ -11,6 +11,9 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 	"github.com/spf13/cobra"
+
+	"github.com/tocsin/tocsin/copy"
+	"github.com/tocsin/tocsin/manifest"
 )
 
 const (
@@ -109,7 +112,18 @@ func (c config) check() error {
 }
 
 func newConfig(a *app) *cobra.Command {
-	cmd := &cobra.Command{Use: "config default|dump", Short: "Print the default or the effective configuration"}
+	var c choice
+	cmd := &cobra.Command{
+		Use: "config REF | config default | config dump", Short: "Print an image's config, or this program's configuration", Args: cobra.ExactArgs(1),
+		Long: "Print the bytes of an image's config. The words default and dump are not images but the configuration of tocsin itself: its\n" +
+			"defaults, and what is in force.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.look(args[0], c, func(env *copy.Env, ref manifest.Ref, o *copy.Options) error {
+				return printRaw(cmd, env, ref, true, o)
+			})
+		},
+	}
+	c.flags(cmd.Flags(), "the config of the image for")
 	show := func(c func() config) func(*cobra.Command, []string) error {
 		return func(cmd *cobra.Command, args []string) error {
 			raw, err := toml.Marshal(c())

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -14,9 +15,10 @@ import (
 
 // copyFlags are the flags of the commands that copy.
 type copyFlags struct {
-	platform, variant, digestFile, progress string
-	asJSON                                  bool
+	platform, variant, digestFile, metadataFile string
+	asJSON                                      bool
 	encodeFlags
+	progress   progressFlags
 	selection  selection
 	trust      trustFlags
 	signatures signatureFlags
@@ -35,7 +37,8 @@ func (c *copyFlags) where(f *pflag.FlagSet, platform, usage string) {
 	f.StringVar(&c.variant, "variant", "auto", "with one --platform: plain or sentinel and nothing else, or auto (the sentinel variant first into the store, else the plain image)")
 	f.StringVar(&c.digestFile, "digestfile", "", "write the digest to this file too")
 	f.BoolVar(&c.asJSON, "json", false, "print one JSON object")
-	f.StringVar(&c.progress, "progress", "auto", progressUsage)
+	f.StringVar(&c.metadataFile, "metadata-file", "", "write the digest, descriptor and name as buildx does, in JSON, to this file too")
+	c.progress.flags(f)
 	c.selection.flags(f, platform)
 	c.trust.flags(f)
 	c.signatures.carried(f)
@@ -99,6 +102,7 @@ func newCopy(a *app) *cobra.Command {
 	c.skopeo.flags(f)
 	c.intoStore(f)
 	a.limits.flags(f)
+	a.sides.flags(f)
 	f.BoolVar(&dryRun, "dry-run", false, "print what would be copied, encoded and changed, and why, and change nothing")
 	return cmd
 }
@@ -152,7 +156,7 @@ func (a *app) copy(cmd *cobra.Command, src, dst manifest.Ref, c copyFlags) (err 
 	if dst.Path == "-" && (dst.Transport == manifest.OCIArchive || dst.Transport == manifest.DockerArchive) {
 		cmd.SetOut(os.Stderr) // standard output is the archive
 	}
-	return printCopied(cmd, res, c.digestFile, c.asJSON)
+	return c.print(cmd, dst.String(), res)
 }
 
 // preference says which instance answers for a platform. "auto" prefers the variant where it can be consumed.
@@ -171,16 +175,22 @@ func preference(variant string, dst manifest.Ref) (manifest.Prefer, error) {
 	return 0, usage(fmt.Errorf("--variant %q is not plain, sentinel or auto", variant))
 }
 
-func printCopied(cmd *cobra.Command, res *copy.Result, digestFile string, asJSON bool) error {
+// print tells what was written, in every way that was asked for.
+func (c *copyFlags) print(cmd *cobra.Command, name string, res *copy.Result) error {
 	for _, n := range res.Notes {
 		fmt.Fprintln(os.Stderr, "note:", n)
 	}
-	if digestFile != "" {
-		if err := os.WriteFile(digestFile, []byte(res.Digest), 0o644); err != nil {
+	if c.digestFile != "" {
+		if err := os.WriteFile(c.digestFile, []byte(res.Digest), 0o644); err != nil {
 			return err
 		}
 	}
-	if asJSON {
+	if c.metadataFile != "" {
+		if err := writeMetadata(c.metadataFile, name, res); err != nil {
+			return err
+		}
+	}
+	if c.asJSON {
 		return json.NewEncoder(cmd.OutOrStdout()).Encode(struct {
 			Digest    string
 			MediaType string
@@ -190,4 +200,21 @@ func printCopied(cmd *cobra.Command, res *copy.Result, digestFile string, asJSON
 	}
 	_, err := fmt.Fprintln(cmd.OutOrStdout(), res.Digest)
 	return err
+}
+
+// writeMetadata writes what `docker buildx build --metadata-file` says of an image that it pushed, by its keys.
+func writeMetadata(file, name string, res *copy.Result) error {
+	type descriptor struct {
+		MediaType string        `json:"mediaType"`
+		Digest    digest.Digest `json:"digest"`
+	}
+	raw, err := json.MarshalIndent(struct {
+		Digest     digest.Digest `json:"containerimage.digest"`
+		Descriptor descriptor    `json:"containerimage.descriptor"`
+		Name       string        `json:"image.name"`
+	}{res.Digest, descriptor{res.MediaType, res.Digest}, name}, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, append(raw, '\n'), 0o644)
 }

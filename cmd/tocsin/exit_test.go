@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tocsin/tocsin/chunked"
 	"github.com/tocsin/tocsin/chunked/fill"
@@ -70,7 +71,7 @@ func TestProgressLines(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer out.Close()
-	p, err := newProgress(out, "auto")
+	p, err := newProgress(out, progressFlags{kind: "auto", every: time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -29,7 +29,11 @@ func newImages(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "images", Short: "List the images of the store", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			l, err := a.openLocal(a.registry(), false)
+			client, err := a.registry()
+			if err != nil {
+				return err
+			}
+			l, err := a.openLocal(client, false)
 			if err != nil {
 				return err
 			}
@@ -136,7 +140,10 @@ func newRemove(a *app) *cobra.Command {
 				}
 			}
 			var errs []error
-			client := a.registry()
+			client, err := a.registry(remote...)
+			if err != nil {
+				return err
+			}
 			for _, r := range remote {
 				errs = append(errs, removeRemote(cmd.Context(), client, r))
 			}

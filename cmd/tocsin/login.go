@@ -40,7 +40,11 @@ func newLogin(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := a.registryAs(user, password).Ping(cmd.Context(), host); err != nil {
+			client, err := a.loggedIn(user, password)
+			if err != nil {
+				return err
+			}
+			if err := client.Ping(cmd.Context(), host); err != nil {
 				return fmt.Errorf("log in to %s as %s: %w", host, user, err)
 			}
 			if err := registry.StoreLogin(file, host, user, password); err != nil {
@@ -102,12 +106,13 @@ func registryHost(args []string) (string, error) {
 	return host, nil
 }
 
-// registryAs is a client that answers every registry's question with these credentials. It is used for one host.
-func (a *app) registryAs(user, password string) *registry.Client {
+// loggedIn is a client that answers every registry's question with these credentials. It is used for one host.
+func (a *app) loggedIn(user, password string) (*registry.Client, error) {
 	o := a.registryOptions()
+	err := a.access.apply(o)
 	o.AuthFiles = nil
 	o.Credentials = func(string) (string, string, error) { return user, password, nil }
-	return registry.New(o)
+	return registry.New(o), err
 }
 
 // askCredentials takes what the command line does not say from a terminal; a password never stands on a command line.

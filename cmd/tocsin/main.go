@@ -50,6 +50,7 @@ func newRoot() *cobra.Command {
 	f.StringVar(&a.flags.containerd, "address", "", "containerd's socket, for containerd: references (default CONTAINERD_ADDRESS, else what the configuration says)")
 	f.StringVar(&a.flags.hostsDir, "hosts-dir", "", "directory of hosts.toml files, as containerd has them")
 	f.BoolVar(&a.flags.verbose, "verbose", false, "log what is done")
+	a.access.flags(f, "", "")
 	f.Bool("json-errors", false, "write errors as JSON")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(err) })
 	root.AddCommand(

@@ -115,7 +115,11 @@ func mountFailed(cmd *exec.Cmd, log *os.File) error {
 
 // mount serves one view on dir until the kernel closes the connection or ctx ends.
 func (a *app) mount(ctx context.Context, ref manifest.Ref, dir string, fits func(store.Record) bool) (err error) {
-	l, err := a.openLocal(a.registry(), false)
+	client, err := a.registry()
+	if err != nil {
+		return err
+	}
+	l, err := a.openLocal(client, false)
 	if err != nil {
 		return err
 	}

@@ -2,11 +2,10 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"os"
-	"sync"
 	"time"
 
+	"github.com/spf13/pflag"
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
 	"golang.org/x/term"
@@ -14,50 +13,64 @@ import (
 	"github.com/tocsin/tocsin/copy"
 )
 
-// progress shows a bar for each blob on a terminal, and elsewhere a line for each blob that is done, or JSON.
+// progress shows a bar for each blob on a terminal, and elsewhere lines, or JSON. Exactly one of its parts is not nil.
 type progress struct {
-	out    io.Writer
-	bars   *mpb.Progress // nil: lines
-	events *events       // nil: bars or lines
-	mu     sync.Mutex    // of lines
+	bars   *mpb.Progress
+	events *events
+	lines  *lines
 }
 
-// newProgress makes what --progress says: auto, plain, or json (which buildx calls rawjson).
-func newProgress(out *os.File, kind string) (*progress, error) {
-	p := &progress{out: out}
-	switch kind {
+// progressFlags say how a command tells how far it is.
+type progressFlags struct {
+	kind  string
+	every time.Duration
+}
+
+func (p *progressFlags) flags(f *pflag.FlagSet) {
+	f.StringVar(&p.kind, "progress", "auto", "on standard error: auto (bars on a terminal, else plain), plain (a line for each blob), or json (a line for each event)")
+	f.DurationVar(&p.every, "progress-interval", 30*time.Second, "with plain: how often to write a line about all blobs")
+}
+
+// newProgress makes what the flags say; buildx calls json rawjson. Its wait must be called in the end.
+func newProgress(out *os.File, o progressFlags) (*progress, error) {
+	if o.every <= 0 {
+		return nil, usage(fmt.Errorf("--progress-interval %v is not positive", o.every))
+	}
+	switch o.kind {
 	case "plain":
 	case "auto":
 		if term.IsTerminal(int(out.Fd())) {
-			p.bars = mpb.New(mpb.WithOutput(out), mpb.WithWidth(40))
+			return &progress{bars: mpb.New(mpb.WithOutput(out), mpb.WithWidth(40))}, nil
 		}
 	case "json", "rawjson":
-		p.events = &events{out: out, now: time.Now}
+		return &progress{events: &events{out: out, now: time.Now}}, nil
 	default:
-		return nil, usage(fmt.Errorf("--progress %q is not auto, plain or json", kind))
+		return nil, usage(fmt.Errorf("--progress %q is not auto, plain or json", o.kind))
 	}
-	return p, nil
+	return &progress{lines: newLines(out, time.Tick(o.every))}, nil
 }
 
 // Start implements copy.Progress.
 func (p *progress) Start(name string, size int64) copy.Meter {
-	if p.events != nil {
+	switch {
+	case p.events != nil:
 		return p.events.Start(name, size)
+	case p.lines != nil:
+		return p.lines.Start(name, size)
 	}
-	if p.bars == nil {
-		return &lineMeter{progress: p, name: name}
-	}
-	total := max(size, 0)
-	return &barMeter{bar: p.bars.AddBar(total,
+	return &barMeter{bar: p.bars.AddBar(max(size, 0),
 		mpb.PrependDecorators(decor.Name(name+" ")),
 		mpb.AppendDecorators(decor.CountersKibiByte("% .1f / % .1f")),
 	)}
 }
 
-// wait lets the last bars be drawn.
+// wait lets the last bars be drawn, and ends the lines.
 func (p *progress) wait() {
 	if p.bars != nil {
 		p.bars.Wait()
+	}
+	if p.lines != nil {
+		p.lines.end()
 	}
 }
 
@@ -70,27 +83,4 @@ func (m *barMeter) Done(err error) {
 		return
 	}
 	m.bar.SetTotal(-1, true)
-}
-
-type lineMeter struct {
-	progress *progress
-	name     string
-	mu       sync.Mutex
-	n        int64
-}
-
-func (m *lineMeter) Add(n int64) {
-	m.mu.Lock()
-	m.n += n
-	m.mu.Unlock()
-}
-
-func (m *lineMeter) Done(err error) {
-	m.progress.mu.Lock()
-	defer m.progress.mu.Unlock()
-	if err != nil {
-		fmt.Fprintf(m.progress.out, "%s: failed\n", m.name)
-		return
-	}
-	fmt.Fprintf(m.progress.out, "%s: %d bytes\n", m.name, m.n)
 }

@@ -9,8 +9,6 @@ import (
 	"github.com/tocsin/tocsin/copy"
 )
 
-const progressUsage = "on standard error: auto (bars on a terminal, else plain), plain (a line for each blob), or json (a line for each event)"
-
 // eventPause is the shortest time between two "progress" events of one blob.
 const eventPause = 500 * time.Millisecond
 

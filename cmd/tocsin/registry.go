@@ -40,7 +40,11 @@ func newTags(a *app) *cobra.Command {
 			if err != nil {
 				return usage(fmt.Errorf("--match: %w", err))
 			}
-			tags, err := a.registry().Repo(ref.Host, ref.Repo).Tags(cmd.Context())
+			client, err := a.registry(ref)
+			if err != nil {
+				return err
+			}
+			tags, err := client.Repo(ref.Host, ref.Repo).Tags(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -81,7 +85,11 @@ func newTag(a *app) *cobra.Command {
 				}
 				targets = append(targets, to)
 			}
-			repo := a.registry().Repo(ref.Host, ref.Repo)
+			client, err := a.registry(ref)
+			if err != nil {
+				return err
+			}
+			repo := client.Repo(ref.Host, ref.Repo)
 			raw, mediaType, err := repo.Manifest(cmd.Context(), ref.Reference())
 			if err != nil {
 				return err

@@ -52,7 +52,10 @@ func (a *app) serve(ctx context.Context) (err error) {
 		// What the daemon keeps is mapped and small; what it holds besides is garbage of the last requests.
 		debug.SetGCPercent(gcPercent)
 	}
-	client := a.registry()
+	client, err := a.registry()
+	if err != nil {
+		return err
+	}
 	l, err := a.openLocal(client, a.config.Background == "on")
 	if err != nil {
 		return err

@@ -52,7 +52,7 @@ func newSync(a *app) *cobra.Command {
 	f.BoolVar(&c.dryRun, "dry-run", false, "print what would be copied where")
 	f.BoolVar(&c.keepGoing, "keep-going", false, "go on with the other images when one fails, and fail at the end")
 	f.BoolVar(&c.scoped, "scoped", false, "keep the registry and whole repository in the names at DEST")
-	f.StringVar(&c.progress, "progress", "auto", progressUsage)
+	c.progress.flags(f)
 	c.trust.flags(f)
 	c.signatures.carried(f)
 	a.limits.flags(f)
@@ -76,6 +76,12 @@ func readSmall(name string, limit int64) ([]byte, error) {
 // syncClient is the client for a file: its credentials for its registries, the user's for all others.
 func (a *app) syncClient(registries map[string]syncRegistry) (*registry.Client, error) {
 	o := a.registryOptions()
+	if a.access.creds != "" {
+		return nil, usage(errors.New("sync takes credentials from its file and from logins, not from --creds"))
+	}
+	if err := a.access.apply(o); err != nil {
+		return nil, err
+	}
 	own := make(map[string]syncRegistry)
 	for _, host := range slices.Sorted(maps.Keys(registries)) {
 		r := registries[host]

@@ -23,6 +23,9 @@ type Options struct {
 	Insecure bool
 	// InsecureHosts are hosts for which Insecure holds though it does not for others.
 	InsecureHosts []string
+	// CertDir is a directory of certificates as docker has them for a host: *.crt of authorities, and pairs of *.cert
+	// and *.key for this client. They hold for every host that hosts.toml does not describe; "" means none.
+	CertDir string
 	// Credentials answers for a host (and port) as the registry names itself; empty strings mean none. nil reads
 	// AuthFiles.
 	Credentials func(host string) (user, secret string, err error)

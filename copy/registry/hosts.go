@@ -109,13 +109,21 @@ func (c *Client) loadHost(host string) ([]*endpoint, error) {
 	if c.o.HostsDir != "" {
 		o.HostDir = config.HostDirFromRoot(c.o.HostsDir)
 	}
+	certificates, err := readCertDir(c.o.CertDir)
+	if err != nil {
+		return nil, fmt.Errorf("registry %s: %w", host, err)
+	}
+	o.DefaultTLS = certificates
 	insecure := c.o.Insecure || slices.Contains(c.o.InsecureHosts, host)
 	if c.o.PlainHTTP || insecure {
 		o.DefaultScheme = "http"
 	}
 	if insecure {
 		// With a TLS configuration and the scheme http, containerd tries https first.
-		o.DefaultTLS = &tls.Config{InsecureSkipVerify: true}
+		if o.DefaultTLS == nil {
+			o.DefaultTLS = &tls.Config{}
+		}
+		o.DefaultTLS.InsecureSkipVerify = true
 	}
 	hosts, err := config.ConfigureHosts(ctx, o)(host)
 	if err != nil {
