@@ -13,8 +13,11 @@ import (
 func assemble(s situation, p *copyPlan, out []written) (document, error) {
 	switch p.top {
 	case topKeep:
-		if s.list == nil || !renamed(p.images, out) {
+		if !renamed(p.images, out) {
 			return s.top, nil
+		}
+		if s.list == nil {
+			return single(out[0]), nil // a layer was not what it said
 		}
 		return list(s.list, s.list.MediaType, p.images, out, p.layout) // an instance was taken in another form only
 	case topImage:

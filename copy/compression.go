@@ -75,13 +75,13 @@ func encoder(w io.Writer, c Compression) (io.WriteCloser, error) {
 		if level == 0 {
 			level = gzip.DefaultCompression
 		}
-		return gzip.NewWriterLevel(w, level)
+		return newParallelGzip(w, level)
 	case algoZstd:
 		level := c.Level
 		if level == 0 {
 			level = 3
 		}
-		return zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(level)))
+		return newParallelZstd(w, level)
 	case algoNone:
 		return nopCloser{w}, nil
 	}

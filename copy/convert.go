@@ -117,7 +117,7 @@ func withLayers(im *manifest.Image, layers []v1.Descriptor, form string) (*manif
 	layers = slices.Clone(layers)
 	if form == manifest.DockerManifest && form == im.Manifest.MediaType {
 		for i, l := range layers {
-			if l.Digest == im.Layers[i].Digest {
+			if reflect.DeepEqual(l, im.Layers[i].Descriptor) {
 				continue
 			}
 			t, err := manifest.ToDocker(l.MediaType)

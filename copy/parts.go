@@ -48,7 +48,7 @@ func remoteRanges(from source, d v1.Descriptor, sizes partSizes) fill.Source {
 
 // inParts fetches a big blob into the destination in several ranges at once, going on where an earlier copy stopped.
 // errInOnePiece if this is not the way for it.
-func (r *runner) inParts(ctx context.Context, d v1.Descriptor, meter Meter) error {
+func (r *runner) inParts(ctx context.Context, d v1.Descriptor, w *watched) error {
 	sizes := r.env.parts.orDefault()
 	to, ok := r.to.(resumable)
 	if !ok {
@@ -66,10 +66,10 @@ func (r *runner) inParts(ctx context.Context, d v1.Descriptor, meter Meter) erro
 		return errInOnePiece
 	}
 	jobs := min(maxRanges, r.env.jobs())
-	err = p.readThrough(ctx, src, d, jobs, meter)
+	err = p.readThrough(ctx, src, d, jobs, w)
 	if errors.Is(err, errResumed) {
 		if err = p.reset(); err == nil {
-			err = p.readThrough(ctx, src, d, jobs, meter)
+			err = p.readThrough(ctx, src, d, jobs, w)
 		}
 	}
 	if err == nil {
@@ -96,12 +96,12 @@ func worthKeeping(err error) bool {
 }
 
 // readThrough fetches what is missing and hashes everything.
-func (p *part) readThrough(ctx context.Context, src fill.Source, d v1.Descriptor, jobs int, meter Meter) error {
+func (p *part) readThrough(ctx context.Context, src fill.Source, d v1.Descriptor, jobs int, w *watched) error {
 	body, err := p.open(ctx, src, d, jobs)
 	if err != nil {
 		return err
 	}
-	_, err = io.CopyBuffer(struct{ io.Writer }{io.Discard}, &metered{ReadCloser: body, meter: meter}, make([]byte, streamBuffer))
+	_, err = io.CopyBuffer(struct{ io.Writer }{io.Discard}, w.reader(body), make([]byte, streamBuffer))
 	return errors.Join(err, body.Close())
 }
 

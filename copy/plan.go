@@ -77,6 +77,7 @@ type copyPlan struct {
 type imagePlan struct {
 	instance
 	forms    []string        // the types in which its manifest is offered, in order; nil: as it is
+	fixed    bool            // the manifest may not change
 	compress Compression     // of layers made anew
 	encode   []bool          // by layer: make it anew
 	strip    bool            // a sentinel variant becomes plain; its tars are those of its tables of contents

@@ -70,7 +70,9 @@ func (pl *planner) entry(in instance, lv *level) (imagePlan, error) {
 
 // shape decides which form an entry's manifest gets.
 func (pl *planner) shape(p *imagePlan) (err error) {
-	switch f := formsOf(pl.s, pl.o, p.instance); {
+	f := formsOf(pl.s, pl.o, p.instance)
+	p.fixed = f.reason != ""
+	switch {
 	case p.skipped || p.gone():
 	case p.list != nil:
 		p.forms, err = f.list(p.list)

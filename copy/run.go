@@ -28,6 +28,8 @@ type runner struct {
 	views  flights[viewKey, tarBlob]        // tars of tables of contents
 	placed flights[placedKey, document]     // instances' manifests written
 
+	heads sync.Map // digest to the compression that a blob that was read is in
+
 	mu      sync.Mutex
 	notes   []string
 	written map[digest.Digest]bool // manifests and lists
@@ -222,14 +224,39 @@ func (r *runner) layers(ctx context.Context, ip imagePlan) ([]v1.Descriptor, err
 		l := ip.image.Layers[i]
 		if ip.encode[i] {
 			out[i], err = r.encode(ctx, l, ip.compress)
-		} else {
-			out[i], err = l.Descriptor, r.blob(ctx, l.Descriptor)
+		} else if err = r.blob(ctx, l.Descriptor); err == nil {
+			out[i], err = r.sniffed(ctx, ip, l)
 		}
 		if err != nil {
 			err = fmt.Errorf("layer %d (%s): %w", i, l.Digest, err)
 		}
 		return err
 	})
+}
+
+// sniffed is the descriptor of a layer whose blob went as it is. How a blob begins beats what its media type says (rules
+// 41 and 43): where the manifest changes the type is corrected, where another compression was asked for it is made, and
+// what may not change stays, with a warning.
+func (r *runner) sniffed(ctx context.Context, ip imagePlan, l manifest.Layer) (v1.Descriptor, error) {
+	d := l.Descriptor
+	claimed, err := manifest.Compression(d.MediaType)
+	is, read := r.heads.Load(d.Digest)
+	if err != nil || !read || is == claimed || l.TOC != nil {
+		return d, nil
+	}
+	switch {
+	case ip.fixed:
+		r.note("layer %s calls itself %s, but is %s; the manifest may not change, so it goes on saying so", d.Digest, claimed, is)
+	case ip.compress.Algorithm != "" && ip.compress.Algorithm != is:
+		r.note("layer %s calls itself %s, but is %s, so it was made anew", d.Digest, claimed, is)
+		return r.encode(ctx, l, ip.compress)
+	case ip.edited() || ip.converted():
+		r.note("layer %s calls itself %s, but is %s; its media type was corrected", d.Digest, claimed, is)
+		d.MediaType = layerMediaType(is.(string))
+	default:
+		r.note("layer %s calls itself %s, but is %s; nothing else changes in the manifest, so it goes on saying so", d.Digest, claimed, is)
+	}
+	return d, nil
 }
 
 // noVariant is the reason why an image cannot have a sentinel variant, or "".
@@ -259,18 +286,21 @@ func (r *runner) blob(ctx context.Context, d v1.Descriptor) error {
 		return r.bytes(ctx, d, manifest.SentinelContent())
 	}
 	return r.once(ctx, d, func() error {
-		meter := r.env.progress().Start("copy "+shortDigest(d.Digest), d.Size)
-		err := r.inParts(ctx, d, meter)
+		w := &watched{meter: r.env.progress().Start("copy "+shortDigest(d.Digest), d.Size)}
+		err := r.inParts(ctx, d, w)
 		if errors.Is(err, errInOnePiece) {
 			err = r.to.put(ctx, d, func() (io.ReadCloser, error) {
 				body, err := r.from.blob(ctx, d)
 				if err != nil {
 					return nil, err
 				}
-				return &metered{ReadCloser: body, meter: meter}, nil
+				return w.reader(body), nil
 			})
 		}
-		meter.Done(err)
+		w.meter.Done(err)
+		if err == nil && len(w.head) == magicLen {
+			r.heads.Store(d.Digest, sniff(w.head))
+		}
 		return err
 	})
 }

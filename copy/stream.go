@@ -25,6 +25,35 @@ func (m *metered) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// watched is a blob under way: how far it is, and how it began.
+type watched struct {
+	meter Meter
+	head  []byte // at most magicLen bytes; none if nothing had to be read
+}
+
+// magicLen is how much of a blob tells its compression.
+const magicLen = 4
+
+// reader watches one attempt to read the blob from its start.
+func (w *watched) reader(body io.ReadCloser) io.ReadCloser {
+	w.head = nil
+	return &watching{ReadCloser: body, w: w}
+}
+
+type watching struct {
+	io.ReadCloser
+	w *watched
+}
+
+func (r *watching) Read(p []byte) (int, error) {
+	n, err := r.ReadCloser.Read(p)
+	r.w.meter.Add(int64(n))
+	if want := magicLen - len(r.w.head); want > 0 {
+		r.w.head = append(r.w.head, p[:min(n, want)]...)
+	}
+	return n, err
+}
+
 // opener offers bytes in memory as a blob.
 func opener(raw []byte) func() (io.ReadCloser, error) {
 	return func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(raw)), nil }
