@@ -83,7 +83,7 @@ func prepare(ctx context.Context, judge *judged, dst manifest.Ref, o *Options) (
 	if err != nil {
 		return s, nil, o, err
 	}
-	s.signed, s.isSigned = carry.signed(s.top.digest), carry.signed
+	s.signed = carry.signed
 	s.accepts = acceptsOf(dst.Transport)
 	if err := checkDigested(s); err != nil {
 		return s, nil, o, err

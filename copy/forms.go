@@ -140,7 +140,7 @@ func (f forms) list(l *manifest.List) ([]string, error) {
 // formsOf says what may become of one manifest.
 func formsOf(s situation, o *Options, in instance) forms {
 	f := forms{forced: o.Format, accepts: s.accepts, reason: cannotModify(s, o)}
-	if f.reason == "" && s.isSigned != nil && s.isSigned(in.doc.digest) {
+	if f.reason == "" && s.signed != nil && s.signed(in.doc.digest) {
 		f.reason = whySigned
 	}
 	return f

@@ -20,8 +20,7 @@ type situation struct {
 	strip     bool           // skipped instances leave the list
 	toStore   bool
 	held                               // the source's blobs
-	signed    bool                     // top has signatures that are to be kept
-	isSigned  func(digest.Digest) bool // of any manifest; nil: none is
+	signed    func(digest.Digest) bool // whether a manifest has signatures that are to be kept; nil: none has
 	accepts   []string                 // what the destination declares (acceptsOf)
 	notes     []string                 // what the user should know of the source
 }
@@ -212,7 +211,7 @@ func cannotModify(s situation, o *Options) string {
 		return "--preserve-digests was given"
 	case s.digested != "":
 		return "the destination names a digest"
-	case s.signed:
+	case s.signed != nil && s.signed(s.top.digest):
 		return whySigned
 	}
 	return ""

@@ -23,16 +23,20 @@ type runner struct {
 	options *Options
 	slots   *semaphore.Weighted // blobs under way, of all instances
 
-	blobs  flights[digest.Digest, struct{}] // copied, or being copied
-	made   flights[madeKey, v1.Descriptor]  // layers encoded anew
-	views  flights[viewKey, tarBlob]        // tars of tables of contents
-	placed flights[placedKey, document]     // instances' manifests written
-
-	heads sync.Map // digest to the compression that a blob that was read is in
+	shared
 
 	mu      sync.Mutex
 	notes   []string
 	written map[digest.Digest]bool // manifests and lists
+}
+
+// shared is what is done once for all instances.
+type shared struct {
+	blobs  flights[digest.Digest, struct{}] // copied, or being copied
+	made   flights[madeKey, v1.Descriptor]  // layers encoded anew
+	views  flights[viewKey, tarBlob]        // tars of tables of contents
+	placed flights[placedKey, document]     // instances' manifests written
+	heads  sync.Map                         // digest to the compression that a blob that was read is in
 }
 
 // layerKey is a layer together with what its image says its tar is: images that disagree share nothing.
