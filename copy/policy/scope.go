@@ -89,7 +89,7 @@ func checkScope(transport, scope string) error {
 		return nil
 	}
 	switch manifest.Transport(transport) {
-	case manifest.Docker, manifest.Store:
+	case manifest.Docker, manifest.Store, manifest.Containerd, manifest.DockerDaemon:
 		rest, _ := strings.CutPrefix(scope, "*.")
 		if strings.Contains(rest, "*") || rest != scope && strings.ContainsAny(rest, "/:@") {
 			return malformed("scope %.200q: a wildcard is *.DOMAIN", scope)
@@ -99,7 +99,7 @@ func checkScope(transport, scope string) error {
 			return malformed("scope %.200q: it names a path; the names in there have no scopes", scope)
 		}
 		return checkPathScope(scope)
-	case manifest.DockerArchive, manifest.Dir:
+	case manifest.DockerArchive, manifest.Dir, manifest.Tarball:
 		return checkPathScope(scope)
 	}
 	return nil

@@ -27,6 +27,9 @@ func TestScopes(t *testing.T) {
 		{"docker://localhost:5000/r:v1", []string{"localhost:5000/r:v1", "localhost:5000/r", "localhost:5000"}},
 		{"store:example.com/r:v1", []string{"example.com/r:v1", "example.com/r", "example.com", "*.com"}},
 		{"store:@sha256:" + hex, nil},
+		{"containerd:k8s.io/example.com/r:v1", []string{"example.com/r:v1", "example.com/r", "example.com", "*.com"}},
+		{"docker-daemon:example.com/r:v1", []string{"example.com/r:v1", "example.com/r", "example.com", "*.com"}},
+		{"tarball:/srv/root.tar", []string{"/srv/root.tar", "/srv"}},
 		{"oci:/var/images/one:name", []string{"/var/images/one", "/var/images", "/var"}},
 		{"oci-archive:/srv/a.tar", []string{"/srv/a.tar", "/srv"}},
 		{"docker-archive:/srv/a.tar:x:y", []string{"/srv/a.tar", "/srv"}},
@@ -44,7 +47,7 @@ func TestScopes(t *testing.T) {
 			t.Errorf("%s: %q, %v", ref, got, err)
 		}
 	}
-	other := manifest.Ref{Transport: "docker-daemon", Host: "e.com", Repo: "r", Tag: "v1"}
+	other := manifest.Ref{Transport: "another", Host: "e.com", Repo: "r", Tag: "v1"}
 	if got, err := scopes(other); err != nil || !slices.Equal(got, []string{"e.com/r:v1", "e.com/r", "e.com", "*.com"}) {
 		t.Errorf("a place to come: %q, %v", got, err)
 	}
@@ -72,6 +75,12 @@ func TestCheckScope(t *testing.T) {
 		{"dir", "/a/", false},
 		{"dir", "/a:b", true},
 		{"docker-archive", "/a.tar", true},
+		{"tarball", "/", false},
+		{"tarball", "/srv", true},
+		{"containerd", "example*.com", false},
+		{"docker-daemon", "*.example.com/ns", false},
+		{"store", "example.com/r:v1", true},
+		{"store", "*.a.*.com", false},
 		{"atomic", "what*ever", true}, // not ours to judge
 		{"containers-storage", "[overlay@/var]", true},
 	} {
