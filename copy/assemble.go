@@ -3,7 +3,9 @@ package copy
 import (
 	"bytes"
 	"fmt"
+	"maps"
 
+	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/tocsin/tocsin/manifest"
@@ -70,8 +72,28 @@ func list(l *manifest.List, form string, images []imagePlan, out []written, layo
 		}
 		entries = append(entries, e...)
 	}
+	followSubjects(entries, images, out)
 	raw, err := manifest.ReplaceInstances(l, entries, form)
 	return made(raw, form), err
+}
+
+// annotationReference is by which an attestation's entry in a list names the image that it is about.
+const annotationReference = "vnd.docker.reference.digest"
+
+// followSubjects lets attestations name the images that they are about by the digests that these have now.
+func followSubjects(entries []v1.Descriptor, images []imagePlan, out []written) {
+	now := make(map[string]digest.Digest)
+	for i, ip := range images {
+		if out[i].plain != nil && out[i].plain.digest != ip.desc.Digest {
+			now[ip.desc.Digest.String()] = out[i].plain.digest
+		}
+	}
+	for i, d := range entries {
+		if to, ok := now[d.Annotations[annotationReference]]; ok {
+			entries[i].Annotations = maps.Clone(d.Annotations)
+			entries[i].Annotations[annotationReference] = to.String()
+		}
+	}
 }
 
 // unless is the original where the bytes did not change, so that what is sent is it, under its own digest (rule 24).

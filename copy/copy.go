@@ -59,12 +59,19 @@ func copyFrom(ctx context.Context, env *Env, judge *judged, dst manifest.Ref, o 
 	}
 	r := newRunner(env, from, to, o)
 	r.notes = s.notes
+	r.to = p.naming.over(r)
 	res, err := r.run(ctx, s, p)
+	if err == nil {
+		res.Digest = digestAt(r.to, res.Digest)
+	}
 	return res, errors.Join(err, to.close())
 }
 
 // prepare reads what a plan needs, under the policy, and makes it. The options it returns are those of this destination.
 func prepare(ctx context.Context, judge *judged, dst manifest.Ref, o *Options) (situation, *copyPlan, *Options, error) {
+	if _, err := o.wish().Choose(manifest.Situation{}); err != nil {
+		return situation{}, nil, o, err
+	}
 	s, err := gather(ctx, judge, o)
 	if err == nil {
 		err = judge.checkBare(s)
@@ -85,6 +92,7 @@ func prepare(ctx context.Context, judge *judged, dst manifest.Ref, o *Options) (
 	}
 	s.signed = carry.signed
 	s.accepts = acceptsOf(dst.Transport)
+	s.nameAs(s.digested)
 	if err := checkDigested(s); err != nil {
 		return s, nil, o, err
 	}
@@ -93,7 +101,7 @@ func prepare(ctx context.Context, judge *judged, dst manifest.Ref, o *Options) (
 			return s, nil, o, err
 		}
 	}
-	p, err := plan(s, o)
+	p, o, err := settle(ctx, judge.env, dst, s, o)
 	if err == nil {
 		p.signatures = carry
 		err = carry.invalidated(p.images)
@@ -104,7 +112,7 @@ func prepare(ctx context.Context, judge *judged, dst manifest.Ref, o *Options) (
 	if err == nil && o.Referrers {
 		// The top's own are written after it, because only then it is known to be there.
 		if p.referrers, err = findReferrers(ctx, judge.source, append(subjects(s.instances), s.top.digest)); err == nil {
-			err = takesReferrers(dst, p.referrers)
+			err = errors.Join(takesReferrers(dst, p.referrers), p.naming.addReferrers(p.referrers, o))
 		}
 	}
 	return s, p, o, err

@@ -100,7 +100,10 @@ func (d *dir) top(context.Context) (document, error) {
 	if err != nil {
 		return document{}, err
 	}
-	return made(raw, manifest.GuessMediaType(raw)), nil
+	doc := made(raw, manifest.GuessMediaType(raw))
+	// Nothing there names it, so its name is of the algorithm by which it names the rest.
+	doc.digest = manifest.NamedIn(raw).FromBytes(raw)
+	return doc, nil
 }
 
 func (d *dir) manifest(_ context.Context, desc v1.Descriptor) (document, error) {

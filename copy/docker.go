@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/tocsin/tocsin/chunked/fill"
@@ -47,14 +48,8 @@ func (d *docker) name() string {
 }
 
 func (d *docker) top(ctx context.Context) (document, error) {
-	raw, mediaType, err := d.repo.Manifest(ctx, d.name())
-	if err != nil {
-		return document{}, err
-	}
-	if d.ref.Digest != "" {
-		return checked(raw, mediaType, d.ref.Digest)
-	}
-	return made(raw, mediaType), nil
+	raw, mediaType, name, err := d.repo.ManifestNamed(ctx, d.name())
+	return document{raw: raw, mediaType: mediaType, digest: name}, err
 }
 
 func (d *docker) manifest(ctx context.Context, desc v1.Descriptor) (document, error) {
@@ -105,6 +100,9 @@ func (d *docker) putManifest(ctx context.Context, doc document) error {
 }
 
 func (d *docker) commit(ctx context.Context, doc document) error {
+	if d.ref.Digest == "" && doc.digest.Algorithm() != digest.Canonical {
+		return d.repo.PutTagged(ctx, d.ref.Tag, doc.digest, doc.raw, doc.mediaType)
+	}
 	return d.repo.PutManifest(ctx, d.name(), doc.raw, doc.mediaType)
 }
 

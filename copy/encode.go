@@ -73,7 +73,7 @@ func (r *runner) encodeAs(ctx context.Context, l manifest.Layer, c Compression, 
 	var made tarBlob
 	tar, err := as.open(ctx, l, meter)
 	if err == nil {
-		made.desc, made.tar, err = encodeTar(out, tar, c, l.DiffID.Algorithm())
+		made.desc, made.tar, err = encodeTar(out, tar, c, encoding{r.naming.algorithmOf(l), l.DiffID.Algorithm()})
 		// A blob's own digest is known at its end, so it is read to there even if the encoder stopped early; what it
 		// has to say explains the other error.
 		if err = errors.Join(tar.Close(), err); err == nil {
@@ -118,25 +118,21 @@ func checkDiffID(l manifest.Layer, got digest.Digest) error {
 	return nil
 }
 
-// encodeTar writes a tar in a compression, and describes the blob that came out and the tar, by a digest of alg.
-func encodeTar(out io.Writer, tar io.Reader, c Compression, alg digest.Algorithm) (d v1.Descriptor, diffID digest.Digest, err error) {
+// encoding is the algorithm of the digests of a new layer and in it, and that of its tar's.
+type encoding struct{ blob, tar digest.Algorithm }
+
+// encodeTar writes a tar in a compression, and describes the blob that came out and the tar.
+func encodeTar(out io.Writer, tar io.Reader, c Compression, as encoding) (d v1.Descriptor, diffID digest.Digest, err error) {
 	d.MediaType = layerMediaType(c.Algorithm)
-	content := alg.Digester()
 	if c.Algorithm == algoChunked {
-		if alg != digest.SHA256 { // which the format computes anyway
-			tar = io.TeeReader(tar, content.Hash())
-		}
-		w, err := chunked.Compress(out, tar, &chunked.WriterOptions{Level: c.Level})
+		w, err := chunked.Compress(out, tar, &chunked.WriterOptions{Level: c.Level, Algorithm: as.blob, DiffID: as.tar})
 		if err != nil {
 			return d, "", err
 		}
 		d.Digest, d.Size, d.Annotations = w.Digest, w.Size, w.TOC.Annotations()
-		if alg == digest.SHA256 {
-			return d, w.DiffID, nil
-		}
-		return d, content.Digest(), nil
+		return d, w.DiffID, nil
 	}
-	blob := digest.SHA256.Digester()
+	content, blob := as.tar.Digester(), as.blob.Digester()
 	counted := &counter{Writer: io.MultiWriter(out, blob.Hash())}
 	enc, err := encoder(counted, c)
 	if err != nil {

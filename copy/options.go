@@ -41,6 +41,8 @@ type Options struct {
 	// KeepBlobs keeps the layer blobs in the store too, besides the files in them, so that the image can be copied out
 	// of it without a change. Without it only artifacts keep theirs.
 	KeepBlobs bool
+	// Digests says which algorithm digests are written in. Nil keeps that of each; a zero value is an error.
+	Digests *manifest.DigestWish
 	// Preserve turns the default of keeping digests into a promise: ErrPreserve rather than an edit.
 	Preserve bool
 }

@@ -66,6 +66,8 @@ type copyPlan struct {
 	notes []string
 	// keepBlobs says that the store keeps layer blobs besides the files in them.
 	keepBlobs bool
+	// naming says under which algorithm digests are written.
+	naming *naming
 	// signatures are those that each manifest gets after it was written; nil: none.
 	signatures *carrier
 	// referrers go with what they refer to; nil: nobody asked for them.
@@ -135,6 +137,9 @@ func plan(s situation, o *Options) (*copyPlan, error) {
 	reason := cannotModify(s, o)
 	if s.flattened != nil && o.Preserve {
 		return nil, fmt.Errorf("one image of a list is not the list, but %s: %w", reason, ErrPreserve)
+	}
+	if layout == "" && o.Sentinel == "" {
+		layout = remadeLayout(s, o)
 	}
 	pl := &planner{s: s, o: o, layout: layout, optional: optional}
 	p := &copyPlan{layout: layout, optional: optional, keepBlobs: o.KeepBlobs}

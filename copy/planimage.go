@@ -117,7 +117,7 @@ func (pl *planner) image(in instance, lv *level) (imagePlan, error) {
 	p := imagePlan{instance: in, plain: true, compress: pl.o.Compress}
 	chunkable := len(in.image.Layers) > 0
 	for _, l := range in.image.Layers {
-		encode := encodeLayer(l, pl.o.Compress, pl.have(l))
+		encode := encodeLayer(l, pl.o.Compress, pl.have(l)) || pl.recodes(&p, l)
 		p.encode = append(p.encode, encode)
 		chunkable = chunkable && (encode || l.Provable())
 	}

@@ -14,7 +14,7 @@ import (
 func (pl *planner) variant(in instance, lv *level) (imagePlan, error) {
 	p := imagePlan{instance: in, plain: true, compress: pl.o.Compress}
 	for _, l := range in.image.Layers {
-		p.encode = append(p.encode, encodeOfVariant(l, pl.o.Compress, pl.have(l)))
+		p.encode = append(p.encode, encodeOfVariant(l, pl.o.Compress, pl.have(l)) || pl.recodes(&p, l))
 	}
 	if err := pl.canEncode(p); err != nil {
 		return p, err

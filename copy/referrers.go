@@ -238,7 +238,7 @@ func takesReferrers(dst manifest.Ref, r *referrals) error {
 // refer writes the referrers of what was written, each after what it refers to, and says which were not carried because
 // what they refer to became something else (rule 59).
 func (r *runner) refer(ctx context.Context, refs *referrals) error {
-	to, ok := r.to.(referred)
+	to, ok := bare(r.to).(referred)
 	if refs == nil || !ok {
 		return nil
 	}

@@ -28,6 +28,7 @@ type runner struct {
 	mu      sync.Mutex
 	notes   []string
 	written map[digest.Digest]bool // manifests and lists
+	naming  *naming
 }
 
 // shared is what is done once for all instances.
@@ -78,7 +79,7 @@ func (r *runner) note(format string, args ...any) {
 func (r *runner) wrote(d digest.Digest) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.written[d] = true
+	r.written[d] = digestAt(r.to, d) == d // under another digest it is nobody's subject
 }
 
 // written is what became of one entry: the descriptors for the list, and the bytes for a single image.
@@ -277,10 +278,12 @@ func (r *runner) variant(ctx context.Context, im *manifest.Image, chainBound boo
 	if err != nil {
 		return document{}, err
 	}
-	if err := r.bytes(ctx, manifest.SentinelDescriptor(digest.SHA256), manifest.SentinelContent()); err != nil {
+	sentinel := manifest.SentinelDescriptor(im.Manifest.Layers[0].Digest.Algorithm())
+	if err := r.bytes(ctx, sentinel, manifest.SentinelContent()); err != nil {
 		return document{}, err
 	}
-	config := v1.Descriptor{MediaType: v1.MediaTypeImageConfig, Digest: digest.FromBytes(rawConfig), Size: int64(len(rawConfig))}
+	config := v1.Descriptor{MediaType: v1.MediaTypeImageConfig, Size: int64(len(rawConfig)),
+		Digest: im.Manifest.Config.Digest.Algorithm().FromBytes(rawConfig)}
 	return made(rawManifest, v1.MediaTypeImageManifest), r.bytes(ctx, config, rawConfig)
 }
 

@@ -175,7 +175,8 @@ func (c *carrier) of(d digest.Digest) ([]policy.Signature, error) {
 
 // put gives a manifest that the destination has its signatures.
 func (c *carrier) put(ctx context.Context, to destination, of subject) error {
-	holder, ok := to.(signedDestination)
+	of.digest = digestAt(to, of.digest) // which is what is signed
+	holder, ok := bare(to).(signedDestination)
 	if c == nil || !ok {
 		return nil
 	}

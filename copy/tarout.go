@@ -230,16 +230,38 @@ func (s *straightBlob) seal(name string, size int64) error {
 	if err != nil {
 		return err
 	}
-	if len(header) != tarBlock {
-		return fmt.Errorf("no room for a header of %d bytes: %w", len(header), manifest.ErrUnsupported)
-	}
 	if n := s.off - s.start - tarBlock; n != size {
 		return fmt.Errorf("%d bytes instead of %d: %w", n, size, manifest.ErrDigestMismatch)
+	}
+	if err := s.shift(int64(len(header))-tarBlock, size); err != nil {
+		return err
 	}
 	if _, err := s.file.WriteAt(header, s.start); err != nil {
 		return err
 	}
 	return s.pad(size)
+}
+
+// shift makes room for a header of more than one block, which only the name of a sha512 digest needs.
+func (s *straightBlob) shift(by, size int64) error {
+	if by == 0 {
+		return nil
+	}
+	buf := make([]byte, min(size, streamBuffer))
+	for left := size; left > 0; {
+		n := min(left, int64(len(buf)))
+		left -= n
+		from := s.start + tarBlock + left
+		if _, err := s.file.ReadAt(buf[:n], from); err != nil {
+			return err
+		}
+		if _, err := s.file.WriteAt(buf[:n], from+by); err != nil {
+			return err
+		}
+	}
+	s.off += by
+	_, err := s.file.Seek(s.off, io.SeekStart)
+	return err
 }
 
 func (s *straightBlob) abort() error {

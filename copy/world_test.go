@@ -265,7 +265,7 @@ func (b *builder) image(platform, algo string, tars ...[]byte) v1.Descriptor {
 func (b *builder) layer(algo string, raw []byte) v1.Descriptor {
 	b.w.t.Helper()
 	var out bytes.Buffer
-	d, _, err := encodeTar(&out, bytes.NewReader(raw), Compression{Algorithm: algo}, digest.SHA256)
+	d, _, err := encodeTar(&out, bytes.NewReader(raw), Compression{Algorithm: algo}, encoding{digest.SHA256, digest.SHA256})
 	if err != nil {
 		b.w.t.Fatal(err)
 	}

@@ -1,7 +1,9 @@
 package manifest
 
 import (
+	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -118,4 +120,35 @@ func available(alg digest.Algorithm) error {
 		return fmt.Errorf("digest algorithm %.100q: %w", string(alg), ErrUnsupported)
 	}
 	return nil
+}
+
+// NamedIn is the one algorithm of all digests by which a manifest or list
+// names its blobs or instances, and sha256 if there are several, none, or one
+// that cannot be computed here. Nothing else of raw is looked at.
+func NamedIn(raw []byte) digest.Algorithm {
+	type named struct {
+		Digest digest.Digest `json:"digest"`
+	}
+	var doc struct {
+		Config    *named  `json:"config"`
+		Layers    []named `json:"layers"`
+		Blobs     []named `json:"blobs"`
+		Manifests []named `json:"manifests"`
+	}
+	if int64(len(raw)) > MaxManifestSize || json.Unmarshal(raw, &doc) != nil {
+		return digest.SHA256
+	}
+	all := slices.Concat(doc.Layers, doc.Blobs, doc.Manifests)
+	if doc.Config != nil {
+		all = append(all, *doc.Config)
+	}
+	for _, n := range all {
+		if alg := algorithmOf(n.Digest); alg != algorithmOf(all[0].Digest) || !alg.Available() {
+			return digest.SHA256
+		}
+	}
+	if len(all) == 0 {
+		return digest.SHA256
+	}
+	return algorithmOf(all[0].Digest)
 }

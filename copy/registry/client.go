@@ -63,6 +63,8 @@ type Client struct {
 	mu     sync.Mutex
 	hosts  map[string]*hostEntry
 	byHost map[string]*places
+
+	probes probes
 }
 
 const (

@@ -97,7 +97,7 @@ func ReferrersTag(d digest.Digest) string {
 // PutReferrer is PutManifest, by its digest, of a manifest with a subject. It reports whether the registry lists it under that
 // subject itself; if not, whoever wrote it has to (see ReferrersTag).
 func (r *Repo) PutReferrer(ctx context.Context, d, subject digest.Digest, raw []byte, mediaType string) (lists bool, err error) {
-	resp, err := r.putManifest(ctx, d.String(), raw, mediaType)
+	resp, err := r.putManifest(ctx, d.String(), nil, raw, mediaType)
 	if err != nil {
 		return false, err
 	}

@@ -8,6 +8,8 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
@@ -30,22 +32,35 @@ var acceptManifests = strings.Join([]string{
 // none). ref is a tag or a digest; the bytes asked for by a digest have it, else the error is
 // manifest.ErrDigestMismatch. More than manifest.MaxManifestSize bytes are refused.
 func (r *Repo) Manifest(ctx context.Context, ref string) (raw []byte, mediaType string, err error) {
+	raw, mediaType, _, err = r.ManifestNamed(ctx, ref)
+	return raw, mediaType, err
+}
+
+// ManifestNamed is Manifest, and the digest of the bytes: the one that was asked for, else the one that the registry
+// says if the bytes have it, else that of sha256.
+func (r *Repo) ManifestNamed(ctx context.Context, ref string) (raw []byte, mediaType string, name digest.Digest, err error) {
 	d, err := checkRef(ref)
 	if err != nil {
-		return nil, "", err
+		return nil, "", "", err
 	}
 	c := &call{method: http.MethodGet, path: "manifests/" + ref, header: http.Header{"Accept": {acceptManifests}}, need: resolveNeed(d),
 		scopes: sortedScopes(pullScope(r.name))}
 	raw, resp, err := r.small(ctx, c, manifest.MaxManifestSize)
 	if err != nil {
-		return nil, "", err
+		return nil, "", "", err
 	}
+	mediaType = mediaTypeOf(resp.Header)
 	if d != "" {
 		if err := manifest.CheckBytes(raw, d); err != nil {
-			return nil, "", fmt.Errorf("manifest %s@%s: %w", r, d, err)
+			return nil, "", "", fmt.Errorf("manifest %s@%s: %w", r, d, err)
 		}
+		return raw, mediaType, d, nil
 	}
-	return raw, mediaTypeOf(resp.Header), nil
+	said := digest.Digest(resp.Header.Get("Docker-Content-Digest"))
+	if manifest.CheckBytes(raw, said) != nil {
+		said = digest.Canonical.FromBytes(raw)
+	}
+	return raw, mediaType, said, nil
 }
 
 // ManifestDigest returns digest, media type and size of a manifest without its bytes, where the registry can say so;
@@ -66,26 +81,34 @@ func (r *Repo) ManifestDigest(ctx context.Context, ref string) (digest.Digest, s
 	if resp.StatusCode == http.StatusOK && manifest.ValidDigest(said) == nil && resp.ContentLength > 0 && (want == "" || said == want) {
 		return said, mediaTypeOf(resp.Header), resp.ContentLength, nil
 	}
-	raw, mediaType, err := r.Manifest(ctx, ref)
-	if err != nil {
-		return "", "", 0, err
-	}
-	if want == "" {
-		want = digest.Canonical.FromBytes(raw)
-	}
-	return want, mediaType, int64(len(raw)), nil
+	raw, mediaType, name, err := r.ManifestNamed(ctx, ref)
+	return name, mediaType, int64(len(raw)), err
 }
 
 // PutManifest writes a manifest under a tag or its digest, after what it refers to. nil means that the registry has
 // stored these bytes; if it says that they have another digest the error is manifest.ErrDigestMismatch. A registry
 // that does not take this form of manifest is ErrRejected.
 func (r *Repo) PutManifest(ctx context.Context, ref string, raw []byte, mediaType string) error {
-	_, err := r.putManifest(ctx, ref, raw, mediaType)
+	_, err := r.putManifest(ctx, ref, nil, raw, mediaType)
+	return err
+}
+
+// PutTagged is PutManifest under a digest of any algorithm and under a tag, where the registry can be told so in one
+// request (distribution-spec 600), and in two where not.
+func (r *Repo) PutTagged(ctx context.Context, tag string, d digest.Digest, raw []byte, mediaType string) error {
+	if !tagForm.MatchString(tag) {
+		return fmt.Errorf("tag %.200q: %w", tag, manifest.ErrMalformed)
+	}
+	resp, err := r.putManifest(ctx, d.String(), url.Values{"tag": {tag}}, raw, mediaType)
+	if err != nil || slices.Contains(resp.Header.Values("OCI-Tag"), tag) {
+		return err
+	}
+	_, err = r.putManifest(ctx, tag, url.Values{"digest": {d.String()}}, raw, mediaType)
 	return err
 }
 
 // putManifest returns the answer, whose body is closed.
-func (r *Repo) putManifest(ctx context.Context, ref string, raw []byte, mediaType string) (*response, error) {
+func (r *Repo) putManifest(ctx context.Context, ref string, query url.Values, raw []byte, mediaType string) (*response, error) {
 	d, err := checkRef(ref)
 	if err != nil {
 		return nil, err
@@ -96,7 +119,7 @@ func (r *Repo) putManifest(ctx context.Context, ref string, raw []byte, mediaTyp
 		}
 	}
 	resp, err := r.do(ctx, &call{
-		method: http.MethodPut, path: "manifests/" + ref, need: docker.HostCapabilityPush, scopes: sortedScopes(pushScope(r.name)),
+		method: http.MethodPut, path: "manifests/" + ref, query: query, need: docker.HostCapabilityPush, scopes: sortedScopes(pushScope(r.name)),
 		header: http.Header{"Content-Type": {mediaType}},
 		size:   int64(len(raw)),
 		body:   func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(raw)), nil },

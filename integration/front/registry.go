@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// Registry is a registry in memory: manifests by tag and digest, blobs, uploads (POST and PUT, PATCH, cross-repository
+// Registry is a registry in memory: manifests by tag and digest (sha256 and sha512), blobs, uploads (POST and PUT, PATCH, cross-repository
 // mounts, DELETE), tags and referrers. Ranges are those of http.ServeContent, several at once included. Everything that is put is
 // hashed and compared with the digest it is put under. It never forgets. Safe for concurrent use.
 type Registry struct {
@@ -29,6 +29,7 @@ type Registry struct {
 type doc struct {
 	raw       []byte
 	mediaType string
+	digest    string
 }
 
 // NewRegistry returns an empty registry.
@@ -72,9 +73,9 @@ func (g *Registry) AddManifest(repo, tag, mediaType string, raw []byte) string {
 	d := SHA256(raw)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	put(g.manifests, repo, d, doc{raw, mediaType})
+	put(g.manifests, repo, d, doc{raw, mediaType, d})
 	if tag != "" {
-		put(g.manifests, repo, tag, doc{raw, mediaType})
+		put(g.manifests, repo, tag, doc{raw, mediaType, d})
 	}
 	return d
 }
@@ -168,7 +169,7 @@ func (g *Registry) manifest(w http.ResponseWriter, r *http.Request, repo, ref st
 			return
 		}
 		w.Header().Set("Content-Type", m.mediaType)
-		w.Header().Set("Docker-Content-Digest", digestLike(ref, m.raw))
+		w.Header().Set("Docker-Content-Digest", m.digest)
 		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(m.raw))
 	}
 }
@@ -179,15 +180,24 @@ func (g *Registry) putManifest(w http.ResponseWriter, r *http.Request, repo, ref
 		fail(w, http.StatusRequestEntityTooLarge, "SIZE_INVALID")
 		return
 	}
-	d := digestLike(ref, raw)
-	if strings.Contains(ref, ":") && ref != d {
+	want := ref
+	if !strings.Contains(ref, ":") {
+		want = r.URL.Query().Get("digest") // of a tag that names another algorithm's digest
+	}
+	d := digestLike(want, raw)
+	if want != "" && want != d {
 		fail(w, http.StatusBadRequest, "DIGEST_INVALID")
 		return
 	}
+	m := doc{raw, r.Header.Get("Content-Type"), d}
 	g.mu.Lock()
-	put(g.manifests, repo, d, doc{raw, r.Header.Get("Content-Type")})
-	put(g.manifests, repo, ref, doc{raw, r.Header.Get("Content-Type")})
+	for _, name := range append([]string{d, ref}, r.URL.Query()["tag"]...) {
+		put(g.manifests, repo, name, m)
+	}
 	g.mu.Unlock()
+	for _, tag := range r.URL.Query()["tag"] {
+		w.Header().Add("OCI-Tag", tag)
+	}
 	if subject := subjectOf(raw); subject != "" {
 		w.Header().Set("OCI-Subject", subject)
 	}
