@@ -155,6 +155,7 @@ func stored(t testing.TB, algo string, a, b []byte) (raw []byte, image digest.Di
 	}
 	md := add(v1.MediaTypeImageManifest, string(raw))
 	absent := v1.Descriptor{MediaType: v1.MediaTypeImageManifest, Digest: digest.FromString("of another platform"), Size: 19}
+	absent.Platform, md.Platform = &v1.Platform{OS: "linux", Architecture: "arm64"}, &v1.Platform{OS: "linux", Architecture: "amd64"}
 	list := add(v1.MediaTypeImageIndex, asJSON(t, v1.Index{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageIndex, Manifests: []v1.Descriptor{absent, md},
 	}))

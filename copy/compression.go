@@ -82,6 +82,8 @@ func encoder(w io.Writer, c Compression) (io.WriteCloser, error) {
 			level = 3
 		}
 		return newParallelZstd(w, level)
+	case recipeGzip:
+		return newGzipV1(w), nil
 	case algoNone:
 		return nopCloser{w}, nil
 	}
@@ -95,7 +97,7 @@ func (nopCloser) Close() error { return nil }
 // layerMediaType is the OCI media type of a layer in that form.
 func layerMediaType(algo string) string {
 	switch algo {
-	case algoGzip:
+	case algoGzip, recipeGzip:
 		return v1.MediaTypeImageLayerGzip
 	case algoZstd, algoChunked:
 		return v1.MediaTypeImageLayerZstd

@@ -96,10 +96,9 @@ func directoryContents(name string) (*Contents, error) {
 	return c, err
 }
 
-func archiveContents(x *tarIndex) (*Contents, error) {
+func archiveContents(x archiveFiles) (*Contents, error) {
 	t, err := transportOf(false, func(file string) bool {
-		_, err := x.find(file)
-		return err == nil
+		return x.exists(file) == nil
 	})
 	if err != nil {
 		return nil, err
@@ -130,7 +129,7 @@ func indexed(idx v1.Index) []Contained {
 }
 
 // savedImages lists the images of a docker archive in the order in which references count them.
-func savedImages(x *tarIndex) ([]Contained, error) {
+func savedImages(x archiveFiles) ([]Contained, error) {
 	var out []Contained
 	raw, err := x.readUnverified(savedFile, maxSavedSize)
 	if err == nil {

@@ -51,6 +51,9 @@ func copyFrom(ctx context.Context, env *Env, judge *judged, dst manifest.Ref, o 
 		return env.dry(ctx, from, s, p, o)
 	}
 	if s.toStore {
+		if err := o.expected(s.top); err != nil {
+			return nil, err
+		}
 		return runImport(ctx, env, from, dst, s, p)
 	}
 	to, err := openDestination(env, dst)
@@ -96,10 +99,16 @@ func prepare(ctx context.Context, judge *judged, dst manifest.Ref, o *Options) (
 	if err := checkDigested(s); err != nil {
 		return s, nil, o, err
 	}
+	if a, ok := judge.source.(*dockerArchive); ok {
+		s.made = a.made
+	}
 	if dst.Transport == manifest.DockerArchive {
-		if o, err = intoDockerArchive(s, o); err != nil {
-			return s, nil, o, err
-		}
+		o, err = intoDockerArchive(s, o)
+	} else if s.made {
+		o, err = intoRecipe(o)
+	}
+	if err != nil {
+		return s, nil, o, err
 	}
 	p, o, err := settle(ctx, judge.env, dst, s, o)
 	if err == nil {

@@ -3,7 +3,6 @@ package copy
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -26,6 +25,7 @@ type dockerArchive struct {
 
 	loading sync.Mutex
 	doc     document
+	made    bool                          // doc is not the archive's
 	blobs   map[digest.Digest]archiveBlob // nil until the image was looked for; then never written again
 }
 
@@ -39,7 +39,7 @@ type archiveBlob struct {
 // archiveImage is one image as the archive has it.
 type archiveImage struct {
 	config []byte
-	layers []span // bottom to top
+	layers []string // their files, bottom to top
 }
 
 func openDockerArchive(ref manifest.Ref) *dockerArchive {
@@ -80,6 +80,7 @@ func (a *dockerArchive) choose(ctx context.Context, x *tarIndex) error {
 	doc, m, err := storedManifest(x, im)
 	if errors.Is(err, ErrNotFound) {
 		doc, m, err = buildManifest(ctx, x, im, c)
+		a.made = true
 	}
 	if err != nil {
 		return err
@@ -90,7 +91,11 @@ func (a *dockerArchive) choose(ctx context.Context, x *tarIndex) error {
 	}
 	blobs := map[digest.Digest]archiveBlob{m.Config.Digest: {raw: im.config}}
 	for i, l := range full.Layers {
-		b := archiveBlob{at: im.layers[i]}
+		at, err := x.find(im.layers[i])
+		if err != nil {
+			return err
+		}
+		b := archiveBlob{at: at}
 		if l.Binding == manifest.BindTar && l.DiffID != l.Digest {
 			b.diffID = l.DiffID
 		}
@@ -100,34 +105,30 @@ func (a *dockerArchive) choose(ctx context.Context, x *tarIndex) error {
 	return nil
 }
 
-// buildManifest describes an image whose manifest nobody kept. Layers stay the bytes they are: a plain tar is its own
-// diffID, so nothing is read for it here; a compressed one is hashed. Media types follow the bytes.
+// buildManifest describes an image whose manifest nobody kept. A plain tar is its own diffID, so nothing is read for it
+// here; a compressed layer is hashed.
 func buildManifest(ctx context.Context, x *tarIndex, im archiveImage, c *manifest.Config) (document, *manifest.Manifest, error) {
-	if len(c.DiffIDs) != len(im.layers) {
-		return document{}, nil, fmt.Errorf("%d layers, but the config has %d diffIDs: %w", len(im.layers), len(c.DiffIDs), manifest.ErrMalformed)
-	}
-	out := v1.Manifest{MediaType: v1.MediaTypeImageManifest, Layers: []v1.Descriptor{}}
-	out.SchemaVersion = 2
-	out.Config = v1.Descriptor{MediaType: v1.MediaTypeImageConfig, Digest: c.Digest, Size: int64(len(c.Raw))}
-	for i, at := range im.layers {
-		algo, err := compressionAt(x, at)
+	var layers []savedLayer
+	for i, name := range im.layers {
+		l, err := readSavedLayer(ctx, x, name)
 		if err != nil {
 			return document{}, nil, fmt.Errorf("layer %d: %w", i, err)
 		}
-		d := v1.Descriptor{MediaType: layerMediaType(algo), Digest: c.DiffIDs[i], Size: at.size}
-		if algo != algoNone {
-			if d.Digest, err = digestOf(ctx, x.section(at)); err != nil {
-				return document{}, nil, fmt.Errorf("layer %d: %w", i, err)
-			}
-		}
-		out.Layers = append(out.Layers, d)
+		layers = append(layers, l)
 	}
-	raw, err := json.Marshal(out)
+	return describeSaved(c, layers)
+}
+
+func readSavedLayer(ctx context.Context, x *tarIndex, name string) (l savedLayer, err error) {
+	at, err := x.find(name)
 	if err != nil {
-		return document{}, nil, err
+		return l, err
 	}
-	m, err := manifest.ParseManifest(raw, out.MediaType)
-	return made(raw, out.MediaType), m, err
+	l.size = at.size
+	if l.compression, err = compressionAt(x, at); err == nil && l.compression != algoNone {
+		l.digest, err = digestOf(ctx, x.section(at))
+	}
+	return l, err
 }
 
 func compressionAt(x *tarIndex, at span) (string, error) {

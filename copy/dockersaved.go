@@ -41,7 +41,7 @@ type legacyImage struct {
 }
 
 // findSaved finds the image that a reference names in an archive of any age.
-func findSaved(ctx context.Context, x *tarIndex, ref manifest.Ref) (archiveImage, error) {
+func findSaved(ctx context.Context, x archiveFiles, ref manifest.Ref) (archiveImage, error) {
 	raw, err := x.readUnverified(savedFile, maxSavedSize)
 	if err == nil {
 		saved, err := parseSaved(raw)
@@ -149,7 +149,7 @@ func chooseSaved(ref manifest.Ref, n int, tags func(i int) []string) (int, error
 }
 
 // locate finds an image's files, and compares the config with its file's name where that is a digest.
-func locate(x *tarIndex, s savedImage) (archiveImage, error) {
+func locate(x archiveFiles, s savedImage) (archiveImage, error) {
 	raw, err := x.readUnverified(path.Clean(s.Config), manifest.MaxConfigSize)
 	if err != nil {
 		return archiveImage{}, fmt.Errorf("config: %w", err)
@@ -161,11 +161,11 @@ func locate(x *tarIndex, s savedImage) (archiveImage, error) {
 	}
 	im := archiveImage{config: raw}
 	for i, name := range s.Layers {
-		at, err := x.find(path.Clean(name))
-		if err != nil {
+		name = path.Clean(name)
+		if err := x.exists(name); err != nil {
 			return archiveImage{}, fmt.Errorf("layer %d: %w", i, err)
 		}
-		im.layers = append(im.layers, at)
+		im.layers = append(im.layers, name)
 	}
 	return im, nil
 }
@@ -256,7 +256,11 @@ func describes(x *tarIndex, doc document, im archiveImage) *manifest.Manifest {
 		return nil
 	}
 	for i, l := range m.Layers {
-		if at, err := x.findBlob(l.Digest); err != nil || at != im.layers[i] {
+		at, err := x.findBlob(l.Digest)
+		if err != nil {
+			return nil
+		}
+		if layer, err := x.find(im.layers[i]); err != nil || at != layer {
 			return nil
 		}
 	}
@@ -284,7 +288,7 @@ type legacyHistory struct {
 
 // convertLegacy makes a config for an image that is only a chain of layers. Nothing in such an archive names the layers'
 // digests, so they are what is found; the copy has the digests that follow from them.
-func convertLegacy(ctx context.Context, x *tarIndex, top string) (archiveImage, error) {
+func convertLegacy(ctx context.Context, x archiveFiles, top string) (archiveImage, error) {
 	var im archiveImage
 	var history []legacyHistory
 	var diffIDs []digest.Digest
@@ -304,18 +308,15 @@ func convertLegacy(ctx context.Context, x *tarIndex, top string) (archiveImage, 
 		if err := json.Unmarshal(raw, &l); err != nil {
 			return im, fmt.Errorf("%s/json: %w: %w", id, err, manifest.ErrMalformed)
 		}
-		at, err := x.find(id + "/layer.tar")
-		if err != nil {
-			return im, err
-		}
-		diffID, err := tarDigest(ctx, x, at)
+		layer := id + "/layer.tar"
+		diffID, err := x.tarDigest(ctx, layer)
 		if err != nil {
 			return im, fmt.Errorf("layer %s: %w", id, err)
 		}
 		if topRaw == nil {
 			topRaw = raw
 		}
-		im.layers = append(im.layers, at)
+		im.layers = append(im.layers, layer)
 		diffIDs = append(diffIDs, diffID)
 		history = append(history, legacyHistory{l.Created, strings.Join(l.Container.Cmd, " "), l.Author, l.Comment})
 		id = l.Parent
@@ -348,14 +349,4 @@ func legacyConfig(top []byte, diffIDs []digest.Digest, history []legacyHistory) 
 		return nil, fmt.Errorf("%w: %w", err, manifest.ErrMalformed)
 	}
 	return raw, nil
-}
-
-// tarDigest is the digest of a layer's tar, whatever it is compressed with.
-func tarDigest(ctx context.Context, x *tarIndex, at span) (digest.Digest, error) {
-	in, err := openTar(x.section(at))
-	if err != nil {
-		return "", err
-	}
-	d, err := digestOf(ctx, in)
-	return d, errors.Join(err, in.Close())
 }

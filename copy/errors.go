@@ -13,4 +13,8 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrDiffID: a layer's tar is not the one that the image's configuration names.
 	ErrDiffID = errors.New("layer does not match the config's diffID")
+	// ErrNoRecipe: a digest depends on how plain layers will be compressed, and nobody said how.
+	ErrNoRecipe = errors.New("the digest is not decided yet")
+	// ErrExpect: the digest is another one than was expected.
+	ErrExpect = errors.New("not the expected digest")
 )

@@ -40,7 +40,7 @@ func (a *ociArchive) top(ctx context.Context) (document, error) {
 }
 
 // readArchiveIndex reads index.json of a tar that says it is an OCI layout.
-func readArchiveIndex(x *tarIndex) (v1.Index, error) {
+func readArchiveIndex(x archiveFiles) (v1.Index, error) {
 	var idx v1.Index
 	raw, err := x.readUnverified(layoutFile, maxIndexSize)
 	if err != nil {

@@ -33,6 +33,13 @@ type Options struct {
 	// Sentinel adds a sentinel variant in that layout; "none" adds none. "" means hidden together with zstd:chunked,
 	// otherwise none.
 	Sentinel string
+	// Recipe is what plain layers of an image become whose archive has no manifest: "gzip.v1", or "none" (as with "")
+	// for what they are. An image that has a manifest is not changed.
+	Recipe string
+	// Tars compares every layer that is copied as it is with its diffID too, not only with its digest.
+	Tars bool
+	// Expect, if not "", is the digest that the outcome must have: ErrExpect, before any manifest is written, if not.
+	Expect digest.Digest
 	// Signatures says what becomes of signatures, and who makes new ones.
 	Signatures Signing
 	// Referrers carries the OCI referrers of everything that is copied under its own digest, and theirs. Where the

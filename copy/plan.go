@@ -21,6 +21,7 @@ type situation struct {
 	toStore   bool
 	held                               // the source's blobs
 	signed    func(digest.Digest) bool // whether a manifest has signatures that are to be kept; nil: none has
+	made      bool                     // top was made here, of an archive's files
 	accepts   []string                 // what the destination declares (acceptsOf)
 	notes     []string                 // what the user should know of the source
 }

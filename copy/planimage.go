@@ -155,8 +155,11 @@ func encodeLayer(l manifest.Layer, c Compression, haveBlob bool) bool {
 	if err != nil {
 		return false
 	}
-	if c.Algorithm == algoChunked {
+	switch c.Algorithm {
+	case algoChunked:
 		return !l.Provable()
+	case recipeGzip:
+		return have == manifest.None
 	}
 	return have != c.Algorithm // a zstd:chunked layer is a zstd layer already
 }

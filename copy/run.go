@@ -93,6 +93,11 @@ type written struct {
 }
 
 func (r *runner) run(ctx context.Context, s situation, p *copyPlan) (*Result, error) {
+	if p.top == topKeep {
+		if err := r.options.expected(s.top); err != nil {
+			return nil, err
+		}
+	}
 	out, err := r.images(ctx, p.images, p)
 	if err != nil {
 		return nil, err
@@ -112,7 +117,7 @@ func (r *runner) run(ctx context.Context, s situation, p *copyPlan) (*Result, er
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if top, err = r.offer(ctx, top, forms, r.to.commit); err != nil {
+	if top, err = r.offer(ctx, top, forms, r.commit); err != nil {
 		return nil, err
 	}
 	if err := p.signatures.put(ctx, r.to, subject{top.digest, true}); err != nil {
@@ -126,6 +131,14 @@ func (r *runner) run(ctx context.Context, s situation, p *copyPlan) (*Result, er
 		r.note("layers that the store has only as files were made anew (%d), so the digest is %s and not %s", n, top.digest, s.top.digest)
 	}
 	return &Result{Digest: top.digest, MediaType: top.mediaType, Instances: len(leaves(p.images)), Notes: append(p.notes, r.notes...)}, nil
+}
+
+// commit writes the top-level manifest, if it is the one that was expected.
+func (r *runner) commit(ctx context.Context, top document) error {
+	if err := r.options.expected(top); err != nil {
+		return err
+	}
+	return r.to.commit(ctx, top)
 }
 
 // images copies the instances of one list.
@@ -229,7 +242,7 @@ func (r *runner) layers(ctx context.Context, ip imagePlan) ([]v1.Descriptor, err
 		l := ip.image.Layers[i]
 		if ip.encode[i] {
 			out[i], err = r.encode(ctx, l, ip.compress)
-		} else if err = r.blob(ctx, l.Descriptor); err == nil {
+		} else if err = r.layer(ctx, l); err == nil {
 			out[i], err = r.sniffed(ctx, ip, l)
 		}
 		if err != nil {
@@ -285,6 +298,14 @@ func (r *runner) variant(ctx context.Context, im *manifest.Image, chainBound boo
 	config := v1.Descriptor{MediaType: v1.MediaTypeImageConfig, Size: int64(len(rawConfig)),
 		Digest: im.Manifest.Config.Digest.Algorithm().FromBytes(rawConfig)}
 	return made(rawManifest, v1.MediaTypeImageManifest), r.bytes(ctx, config, rawConfig)
+}
+
+// layer copies one layer as it is.
+func (r *runner) layer(ctx context.Context, l manifest.Layer) error {
+	if !r.options.Tars || l.Binding != manifest.BindTar {
+		return r.blob(ctx, l.Descriptor)
+	}
+	return r.checkedLayer(ctx, l)
 }
 
 // blob copies one blob as it is, once however many instances share it.

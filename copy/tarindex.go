@@ -10,8 +10,6 @@ import (
 	"io"
 	"os"
 	"path"
-	"slices"
-	"strings"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -22,49 +20,41 @@ import (
 	"github.com/tocsin/tocsin/store"
 )
 
-// Bounds of what an archive may make us remember. Images have tens of layers; an archive of a whole registry's worth
-// of them is still far below.
-const (
-	maxArchiveEntries = 1 << 16
-	maxArchiveName    = 4096 // bytes, PATH_MAX
-	maxArchiveLinks   = 8    // from one name to the file
-)
-
 // tarIndex knows where the files of a tar are. One pass over the headers makes it; contents stay where they are and are
 // read from their offsets, in any order and by several readers at once.
 type tarIndex struct {
-	r     io.ReaderAt
-	files map[string]span
-	links map[string]string // names inside the archive to names inside the archive
+	tarNames[span]
+	r io.ReaderAt
 }
 
 // span is a place in the archive, in bytes.
 type span struct{ off, size int64 }
 
-// indexTar reads the headers of a tar of that size. It refuses what two readers could understand in two ways: names
-// and links that leave the archive, one name for different contents, sparse files.
+// indexTar reads the headers of a tar of that size, and refuses what tarNames refuses.
 func indexTar(ctx context.Context, r io.ReaderAt, size int64) (*tarIndex, error) {
-	x := &tarIndex{r: r, files: make(map[string]span), links: make(map[string]string)}
+	x := &tarIndex{tarNames: newTarNames[span](), r: r}
 	section := io.NewSectionReader(r, 0, size)
 	in := tar.NewReader(section)
+	var end int64
 	for n := 0; ; n++ {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
 		h, err := in.Next()
-		if err == io.EOF {
-			return x, nil
-		}
-		if err != nil {
+		if err != nil && err != io.EOF {
 			return nil, fmt.Errorf("entry %d: %w: %w", n, err, manifest.ErrMalformed)
+		}
+		off, seekErr := section.Seek(0, io.SeekCurrent) // the reader takes whole blocks, so this is where the content begins
+		if seekErr != nil {
+			return nil, seekErr
+		}
+		if err == io.EOF {
+			return x, tarEnd(end, off)
 		}
 		if n == maxArchiveEntries {
 			return nil, fmt.Errorf("more than %d entries: %w", maxArchiveEntries, manifest.ErrMalformed)
 		}
-		off, err := section.Seek(0, io.SeekCurrent) // the reader takes whole blocks, so this is where the content begins
-		if err != nil {
-			return nil, err
-		}
+		end = off + contentSize(h)
 		if err := x.enter(h, span{off, h.Size}); err != nil {
 			return nil, fmt.Errorf("entry %d, %.200q: %w", n, h.Name, err)
 		}
@@ -72,67 +62,16 @@ func indexTar(ctx context.Context, r io.ReaderAt, size int64) (*tarIndex, error)
 }
 
 func (x *tarIndex) enter(h *tar.Header, at span) error {
-	name, err := archiveName(h.Name)
-	if err != nil {
-		return err
-	}
-	switch h.Typeflag {
-	case tar.TypeReg:
-		if isSparse(h) {
-			return fmt.Errorf("a sparse file: %w", manifest.ErrUnsupported)
+	return x.tarNames.enter(h, func(_ string, old *span) (span, error) {
+		if old == nil {
+			return at, nil
 		}
-		return x.addFile(name, at)
-	case tar.TypeSymlink:
-		target := h.Linkname
-		if !path.IsAbs(target) {
-			target = path.Join(path.Dir(name), target)
+		same, err := x.same(*old, at)
+		if err == nil && !same {
+			err = errTwice()
 		}
-		return x.addLink(name, target)
-	case tar.TypeLink:
-		return x.addLink(name, h.Linkname)
-	case tar.TypeGNUSparse:
-		return fmt.Errorf("a sparse file: %w", manifest.ErrUnsupported)
-	}
-	return nil // directories; and devices, which nothing can name as a blob
-}
-
-// isSparse reports whether a file's bytes are not simply behind its header.
-func isSparse(h *tar.Header) bool {
-	for key := range h.PAXRecords {
-		if strings.HasPrefix(key, "GNU.sparse.") {
-			return true
-		}
-	}
-	return false
-}
-
-func (x *tarIndex) addFile(name string, at span) error {
-	if _, ok := x.links[name]; ok {
-		return fmt.Errorf("a file and a link of one name: %w", manifest.ErrMalformed)
-	}
-	old, ok := x.files[name]
-	if !ok {
-		x.files[name] = at
-		return nil
-	}
-	same, err := x.same(old, at)
-	if err == nil && !same {
-		err = fmt.Errorf("twice, with different contents: %w", manifest.ErrMalformed)
-	}
-	return err
-}
-
-func (x *tarIndex) addLink(name, target string) error {
-	target, err := archiveName(target)
-	if err != nil {
-		return fmt.Errorf("link: %w", err)
-	}
-	_, file := x.files[name]
-	if old, ok := x.links[name]; file || ok && old != target {
-		return fmt.Errorf("a link and something else of one name: %w", manifest.ErrMalformed)
-	}
-	x.links[name] = target
-	return nil
+		return *old, err
+	})
 }
 
 // same compares two contents. It reads each entry of a duplicated name once, however many there are.
@@ -160,43 +99,6 @@ func (x *tarIndex) same(a, b span) (bool, error) {
 	}
 }
 
-// archiveName is an entry's name in the one spelling that the index uses. Absolute names and ".." are refused.
-func archiveName(name string) (string, error) {
-	switch {
-	case name == "" || len(name) > maxArchiveName:
-		return "", fmt.Errorf("a name of %d bytes: %w", len(name), manifest.ErrMalformed)
-	case path.IsAbs(name):
-		return "", fmt.Errorf("the absolute name %.200q: %w", name, manifest.ErrMalformed)
-	case slices.Contains(strings.Split(name, "/"), ".."):
-		return "", fmt.Errorf("%.200q leaves the archive: %w", name, manifest.ErrMalformed)
-	}
-	return path.Clean(name), nil
-}
-
-// find follows links to a file.
-func (x *tarIndex) find(name string) (span, error) {
-	at := name
-	for range maxArchiveLinks {
-		if s, ok := x.files[at]; ok {
-			return s, nil
-		}
-		next, ok := x.links[at]
-		if !ok {
-			return span{}, fmt.Errorf("the archive has no %.200q: %w", name, ErrNotFound)
-		}
-		at = next
-	}
-	return span{}, fmt.Errorf("%.200q: more than %d links: %w", name, maxArchiveLinks, manifest.ErrMalformed)
-}
-
-func (x *tarIndex) findBlob(d digest.Digest) (span, error) {
-	name, err := blobName(d)
-	if err != nil {
-		return span{}, err
-	}
-	return x.find(name)
-}
-
 func (x *tarIndex) section(s span) *io.SectionReader { return io.NewSectionReader(x.r, s.off, s.size) }
 
 // readUnverified reads a small file whole. Nothing was compared with a digest.
@@ -213,6 +115,20 @@ func (x *tarIndex) readUnverified(name string, limit int64) ([]byte, error) {
 		return nil, fmt.Errorf("%.200q: %w: %w", name, err, manifest.ErrMalformed)
 	}
 	return raw, nil
+}
+
+// tarDigest implements archiveFiles by reading the file.
+func (x *tarIndex) tarDigest(ctx context.Context, name string) (digest.Digest, error) {
+	at, err := x.find(name)
+	if err != nil {
+		return "", err
+	}
+	in, err := openTar(x.section(at))
+	if err != nil {
+		return "", err
+	}
+	d, err := digestOf(ctx, in)
+	return d, errors.Join(err, in.Close())
 }
 
 // ranged offers a file of the archive for ranged reads.

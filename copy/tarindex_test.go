@@ -89,7 +89,7 @@ func TestIndexTarRefuses(t *testing.T) {
 		{Name: "a", Typeflag: tar.TypeGNUSparse},
 		{Name: "a", Typeflag: tar.TypeReg, PAXRecords: map[string]string{"GNU.sparse.realsize": "9"}},
 	} {
-		x := &tarIndex{files: map[string]span{}, links: map[string]string{}}
+		x := &tarIndex{tarNames: newTarNames[span]()}
 		if err := x.enter(&h, span{}); !errors.Is(err, manifest.ErrUnsupported) {
 			t.Errorf("sparse file: %v", err)
 		}

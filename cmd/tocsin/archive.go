@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
@@ -28,17 +29,25 @@ func (c *copyFlags) encoding(f *pflag.FlagSet) {
 
 func newPush(a *app) *cobra.Command {
 	var c copyFlags
+	var r recipeFlags
+	var expect string
 	cmd := &cobra.Command{
 		Use: "push FILE|DIR [NAME|@N] REF", Short: "Copy an image out of an archive or layout into a registry", Args: cobra.RangeArgs(2, 3),
 		Long: "Copy an image out of an archive or layout into a registry. What the file or directory is shows in its contents: an OCI layout,\n" +
-			"a tar of one, what docker save writes (each compressed or not), or skopeo's dir:. Of several images NAME, or @N counted\n" +
-			"from 0, picks one.",
-		RunE: func(cmd *cobra.Command, args []string) error {
+			"a tar of one, what docker save writes (each compressed or not), or skopeo's dir:; - is standard input. Of several images\n" +
+			"NAME, or @N counted from 0, picks one. Every layer's tar is compared with its diffID. tocsin digest foretells the digest\n" +
+			"that is printed, and --expect fails before a manifest is written if it is another one.",
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			dst, err := parseRegistryRef(args[len(args)-1])
 			if err != nil {
 				return err
 			}
-			found, err := copy.ReadContents(cmd.Context(), args[0])
+			path, done, err := inputPath(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			defer closing(&err, done)
+			found, err := copy.ReadContents(cmd.Context(), path)
 			if err != nil {
 				return err
 			}
@@ -50,11 +59,24 @@ func newPush(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.copy(cmd, found.Ref(i), dst, c)
+			o, err := c.options(dst)
+			if err != nil {
+				return err
+			}
+			if o.Recipe, err = r.value(); err != nil {
+				return err
+			}
+			o.Tars, o.Expect = true, digest.Digest(expect)
+			if expect != "" && manifest.ValidDigest(o.Expect) != nil {
+				return usage(fmt.Errorf("--expect %q is no digest", expect))
+			}
+			return a.copyWith(cmd, found.Ref(i), dst, c, o)
 		},
 	}
 	c.where(cmd.Flags(), "", "push one platform's image instead of the whole list: OS/ARCH[/VARIANT] or local")
 	c.encoding(cmd.Flags())
+	r.flags(cmd.Flags())
+	cmd.Flags().StringVar(&expect, "expect", "", "fail with exit code 4 if the digest is not this one, before any manifest is written")
 	a.limits.flags(cmd.Flags())
 	return cmd
 }
@@ -159,7 +181,7 @@ func inputPath(ctx context.Context, path string) (_ string, done func() error, e
 		return path, func() error { return nil }, nil
 	}
 	if term.IsTerminal(int(os.Stdin.Fd())) {
-		return "", nil, usage(errors.New("standard input is a terminal; name a file with -i"))
+		return "", nil, usage(errors.New("standard input is a terminal; name a file"))
 	}
 	f, err := os.CreateTemp("", "tocsin-input-")
 	if err != nil {

@@ -131,11 +131,15 @@ func newPull(a *app) *cobra.Command {
 }
 
 // copy runs one copy with its progress on stderr and prints what was written.
-func (a *app) copy(cmd *cobra.Command, src, dst manifest.Ref, c copyFlags) (err error) {
+func (a *app) copy(cmd *cobra.Command, src, dst manifest.Ref, c copyFlags) error {
 	o, err := c.options(dst)
 	if err != nil {
 		return err
 	}
+	return a.copyWith(cmd, src, dst, c, o)
+}
+
+func (a *app) copyWith(cmd *cobra.Command, src, dst manifest.Ref, c copyFlags, o *copy.Options) (err error) {
 	bars, err := newProgress(os.Stderr, c.progress)
 	if err != nil {
 		return err

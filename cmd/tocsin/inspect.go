@@ -43,31 +43,6 @@ func (a *app) look(arg string, c choice, fn func(env *copy.Env, ref manifest.Ref
 	return fn(env, ref, &o)
 }
 
-func newDigest(a *app) *cobra.Command {
-	var c choice
-	var full bool
-	cmd := &cobra.Command{
-		Use: "digest REF", Short: "Print the digest that a reference names", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.look(args[0], c, func(env *copy.Env, ref manifest.Ref, o *copy.Options) error {
-				d, err := copy.Resolve(cmd.Context(), env, ref, o)
-				if err != nil {
-					return err
-				}
-				if full {
-					_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s@%s\n", ref.Repository(), d)
-					return err
-				}
-				_, err = fmt.Fprintln(cmd.OutOrStdout(), d)
-				return err
-			})
-		},
-	}
-	c.flags(cmd.Flags(), "the digest of the image for")
-	cmd.Flags().BoolVar(&full, "full-ref", false, "print HOST/REPOSITORY@DIGEST")
-	return cmd
-}
-
 func newInspect(a *app) *cobra.Command {
 	var c choice
 	var format string
