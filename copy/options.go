@@ -36,10 +36,8 @@ type Options struct {
 	// Recipe is what plain layers of an image become whose archive has no manifest: "gzip.v1", or "none" (as with "")
 	// for what they are. An image that has a manifest is not changed.
 	Recipe string
-	// Tars compares every layer that is copied as it is with its diffID too, not only with its digest.
-	Tars bool
-	// Expect, if not "", is the digest that the outcome must have: ErrExpect, before any manifest is written, if not.
-	Expect digest.Digest
+	// Check is what is compared besides what always is.
+	Check Checks
 	// Signatures says what becomes of signatures, and who makes new ones.
 	Signatures Signing
 	// Referrers carries the OCI referrers of everything that is copied under its own digest, and theirs. Where the
@@ -52,6 +50,15 @@ type Options struct {
 	Digests *manifest.DigestWish
 	// Preserve turns the default of keeping digests into a promise: ErrPreserve rather than an edit.
 	Preserve bool
+}
+
+// Checks are comparisons that somebody asked for. The zero value asks for none.
+type Checks struct {
+	// Tars compares every layer that is copied as it is with its diffID too, not only with its digest.
+	Tars bool
+	// Expect, if not "", is the digest that the outcome must have: ErrExpect before the top-level manifest is written,
+	// and if nothing is to be changed before a blob moves, when it has another one.
+	Expect digest.Digest
 }
 
 // Compression is a layer encoding and its level. The zero value means no change.

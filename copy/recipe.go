@@ -55,10 +55,10 @@ func describeSaved(c *manifest.Config, layers []savedLayer) (document, *manifest
 
 // expected refuses an outcome that was not.
 func (o *Options) expected(top document) error {
-	if o.Expect == "" || top.digest == o.Expect {
+	if o.Check.Expect == "" || top.digest == o.Check.Expect {
 		return nil
 	}
-	return fmt.Errorf("%s was expected, but the outcome is %s: %w", o.Expect, top.digest, ErrExpect)
+	return fmt.Errorf("%s was expected, but the outcome is %s: %w", o.Check.Expect, top.digest, ErrExpect)
 }
 
 // intoRecipe is what the options become for an image that was made here of an archive's files. It is pure.

@@ -66,8 +66,8 @@ func newPush(a *app) *cobra.Command {
 			if o.Recipe, err = r.value(); err != nil {
 				return err
 			}
-			o.Tars, o.Expect = true, digest.Digest(expect)
-			if expect != "" && manifest.ValidDigest(o.Expect) != nil {
+			o.Check = copy.Checks{Tars: true, Expect: digest.Digest(expect)}
+			if expect != "" && manifest.ValidDigest(o.Check.Expect) != nil {
 				return usage(fmt.Errorf("--expect %q is no digest", expect))
 			}
 			return a.copyWith(cmd, found.Ref(i), dst, c, o)
