@@ -1,8 +1,6 @@
 package manifest
 
 import (
-	"bytes"
-	"encoding/json"
 	"reflect"
 	"slices"
 	"strings"
@@ -62,7 +60,7 @@ func FuzzParseManifest(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		sameBut(t, s, string(raw), "config")
+		sameBut(t, []byte(s), raw, "config")
 		back, err := ParseManifest(raw, m.MediaType)
 		if err != nil || !reflect.DeepEqual(back.Config, c) || !reflect.DeepEqual(back.Layers, m.Layers) {
 			t.Fatalf("%v\n%s\n%s", err, s, raw)
@@ -71,30 +69,8 @@ func FuzzParseManifest(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		sameBut(t, s, string(raw), "layers")
+		sameBut(t, []byte(s), raw, "layers")
 	})
-}
-
-// sameBut fails unless the two objects differ in the value of one key only.
-func sameBut(t *testing.T, a, b, key string) {
-	t.Helper()
-	var x, y map[string]json.RawMessage
-	if err := json.Unmarshal([]byte(a), &x); err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal([]byte(b), &y); err != nil {
-		t.Fatalf("%v: %s", err, b)
-	}
-	delete(x, key)
-	delete(y, key)
-	if len(x) != len(y) {
-		t.Fatalf("other keys:\n%s\n%s", a, b)
-	}
-	for k := range x {
-		if !bytes.Equal(x[k], y[k]) {
-			t.Fatalf("%q changed:\n%s\n%s", k, a, b)
-		}
-	}
 }
 
 // FuzzParseList: replacing nothing changes nothing; one more entry changes
@@ -116,7 +92,7 @@ func FuzzParseList(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		sameBut(t, s, string(raw), "manifests")
+		sameBut(t, []byte(s), raw, "manifests")
 		back, err := ParseList(raw, l.MediaType)
 		if err != nil || !reflect.DeepEqual(back.Instances, more) {
 			t.Fatalf("%v\n%s\n%s", err, s, raw)
