@@ -39,7 +39,7 @@ func instance(t testing.TB, i int, note string) v1.Descriptor {
 	return d
 }
 
-func TestChoose(t *testing.T) { // L8, L9, rule 4
+func TestChoose(t *testing.T) { // S9, S24, L8, L9, rule 4
 	hidden := []string{"linux/amd64 zstd", "unknown/unknown zstd sentinel serves=linux/amd64", "linux/arm64", "unknown/unknown"}
 	upstream := []string{"linux/amd64 zstd", "linux/amd64 zstd sentinel"}
 	only := []string{"linux/amd64 zstd sentinel", "linux/arm64 zstd sentinel"}
@@ -54,6 +54,10 @@ func TestChoose(t *testing.T) { // L8, L9, rule 4
 		{"hidden, plain", hidden, "linux/amd64", PreferPlain, 0},
 		{"hidden, variant", hidden, "linux/amd64", PreferVariant, 1},
 		{"hidden, only", hidden, "linux/amd64", OnlyVariant, 1},
+		{"hidden, only plain", hidden, "linux/amd64", OnlyPlain, 0},
+		{"upstream, only plain", upstream, "linux/amd64", OnlyPlain, 0},
+		{"only, only plain", only, "linux/amd64", OnlyPlain, -1},
+		{"hidden alone, only plain", hidden[1:2], "linux/amd64", OnlyPlain, -1},
 		{"hidden, no variant of it", hidden, "linux/arm64", PreferVariant, 2},
 		{"hidden, none for only", hidden, "linux/arm64", OnlyVariant, -1},
 		{"unknown is nobody's wish", hidden, "unknown/unknown", PreferVariant, -1},
@@ -119,7 +123,7 @@ func TestChooseErrorListsPlatforms(t *testing.T) { // rule 5
 	}
 }
 
-func TestPublishIndex(t *testing.T) {
+func TestPublishIndex(t *testing.T) { // S9, rule 67
 	amd64 := mustPlatform(t, "linux/amd64")
 	plain := v1.Descriptor{MediaType: v1.MediaTypeImageManifest, Digest: tarDigest(0), Size: 1, Annotations: map[string]string{"k": "v"}}
 	variant := v1.Descriptor{MediaType: v1.MediaTypeImageManifest, Digest: tarDigest(1), Size: 2}
