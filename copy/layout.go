@@ -215,6 +215,13 @@ func (l *layout) commit(ctx context.Context, doc document) error {
 	if err := l.putManifest(ctx, doc); err != nil {
 		return err
 	}
+	return l.reindex(func(entries []v1.Descriptor) ([]v1.Descriptor, error) {
+		return nameEntry(entries, descriptorOf(doc), l.ref.Name), nil
+	})
+}
+
+// reindex changes the entries of index.json while no other copy does. An error of change leaves them as they are.
+func (l *layout) reindex(change func([]v1.Descriptor) ([]v1.Descriptor, error)) error {
 	unlock, err := l.lock()
 	if err != nil {
 		return err
@@ -224,7 +231,9 @@ func (l *layout) commit(ctx context.Context, doc document) error {
 	if err != nil {
 		return err
 	}
-	idx.Manifests = nameEntry(idx.Manifests, descriptorOf(doc), l.ref.Name)
+	if idx.Manifests, err = change(idx.Manifests); err != nil {
+		return err
+	}
 	raw, err := json.Marshal(idx)
 	if err != nil {
 		return err

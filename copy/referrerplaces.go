@@ -2,7 +2,6 @@ package copy
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -139,37 +138,18 @@ func (l *layout) putReferrer(ctx context.Context, r referrer) error {
 	if err := l.putManifest(ctx, r.doc); err != nil {
 		return err
 	}
-	unlock, err := l.lock()
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	idx, err := l.index()
-	if err != nil {
-		return err
-	}
 	name := registry.ReferrersTag(r.subject)
-	var there *document
-	if i := slices.IndexFunc(idx.Manifests, func(d v1.Descriptor) bool { return d.Annotations[v1.AnnotationRefName] == name }); i >= 0 {
-		doc, err := l.manifest(ctx, idx.Manifests[i])
+	return l.reindex(func(entries []v1.Descriptor) ([]v1.Descriptor, error) {
+		there, err := l.called(ctx, name)
 		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+			return nil, fmt.Errorf("%s: %w", name, err)
 		}
-		there = &doc
-	}
-	next, err := addReferrer(there, r.entry())
-	if err != nil || next == nil {
-		return err
-	}
-	if err := l.putManifest(ctx, *next); err != nil {
-		return err
-	}
-	idx.Manifests = nameEntry(idx.Manifests, descriptorOf(*next), name)
-	raw, err := json.Marshal(idx)
-	if err != nil {
-		return err
-	}
-	return l.replace(indexFile, raw)
+		next, err := addReferrer(there, r.entry())
+		if err != nil || next == nil {
+			return entries, err
+		}
+		return nameEntry(entries, descriptorOf(*next), name), l.putManifest(ctx, *next)
+	})
 }
 
 // A dir: lists nothing. The referrers in it are the manifests of the image's directory that name a subject.

@@ -81,6 +81,7 @@ func parseReferrer(raw []byte) (referrerHead, digest.Digest, error) {
 type referrals struct {
 	subjects []digest.Digest // that are copied, in their order
 	of       map[digest.Digest][]referrer
+	tags     []digestTag
 	strays   int // that were listed and name another subject, or none
 }
 
@@ -89,6 +90,7 @@ func (r *referrals) count() (n int) {
 		for _, list := range r.of {
 			n += len(list)
 		}
+		n += len(r.tags)
 	}
 	return n
 }
@@ -100,6 +102,7 @@ const maxReferrers = 1 << 12
 // that a list that names its own subject leads into no circle (rule 59). The policy is not asked: referrers are what
 // somebody says about an image, and nothing of them is ever run.
 func findReferrers(ctx context.Context, src source, subjects []digest.Digest) (*referrals, error) {
+	subjects = distinct(subjects)
 	out := &referrals{subjects: subjects, of: make(map[digest.Digest][]referrer)}
 	from, ok := src.(referring)
 	if !ok {
@@ -118,7 +121,19 @@ func findReferrers(ctx context.Context, src source, subjects []digest.Digest) (*
 			return nil, fmt.Errorf("referrers of %s: %w", of, err)
 		}
 	}
-	return out, nil
+	return out, f.digestTags(ctx, subjects)
+}
+
+// distinct leaves each digest where it comes first.
+func distinct(list []digest.Digest) (out []digest.Digest) {
+	seen := make(map[digest.Digest]bool)
+	for _, d := range list {
+		if !seen[d] {
+			seen[d] = true
+			out = append(out, d)
+		}
+	}
+	return out
 }
 
 type referrerFinder struct {
@@ -225,12 +240,15 @@ func blobsOf(doc document) ([]v1.Descriptor, error) {
 
 // takesReferrers refuses a destination that has no place for referrers, before a blob moves.
 func takesReferrers(dst manifest.Ref, r *referrals) error {
+	n := r.count()
 	switch dst.Transport {
-	case manifest.Docker, manifest.OCI, manifest.Dir:
+	case manifest.Docker, manifest.OCI:
 		return nil
+	case manifest.Dir: // which has no names
+		n = len(r.tags)
 	}
-	if n := r.count(); n > 0 {
-		return fmt.Errorf("%s has no place for the %d referrers that --with referrers found: %w", dst, n, ErrUsage)
+	if n > 0 {
+		return fmt.Errorf("%s has no place for %d of the referrers that --with referrers found: %w", dst, n, ErrUsage)
 	}
 	return nil
 }
@@ -268,6 +286,13 @@ func (r *runner) refer(ctx context.Context, refs *referrals) error {
 		}
 		done[of] = true
 	}
+	for _, t := range refs.tags {
+		if !written[t.of] {
+			r.note("%s was not copied, because %s was written as another manifest", t.name, t.of)
+		} else if err := r.tag(ctx, t); err != nil {
+			return err
+		}
+	}
 	if refs.strays > 0 {
 		r.note("%d referrers were left out: they are listed, but are not there or refer to something else", refs.strays)
 	}
@@ -292,14 +317,19 @@ func (r *runner) referrers(ctx context.Context, to referred, of digest.Digest, l
 }
 
 func (r *runner) referrer(ctx context.Context, to referred, ref referrer) error {
+	if err := r.needed(ctx, ref); err != nil {
+		return err
+	}
+	return to.putReferrer(ctx, ref)
+}
+
+// needed writes what a referrer needs.
+func (r *runner) needed(ctx context.Context, ref referrer) error {
 	err := forEach(ctx, len(ref.blobs), func(ctx context.Context, i int) error { return r.blob(ctx, ref.blobs[i]) })
 	for _, doc := range ref.below {
 		if err == nil {
 			err = r.to.putManifest(ctx, doc)
 		}
-	}
-	if err == nil {
-		err = to.putReferrer(ctx, ref)
 	}
 	return err
 }

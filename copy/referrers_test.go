@@ -282,6 +282,45 @@ func TestReferrersTag(t *testing.T) {
 	}
 }
 
+// rule 59: what cosign keeps under tags made of a digest comes along too, and takes nothing away.
+func TestDigestTags(t *testing.T) {
+	w := newWorld(t, 4)
+	b := w.build("tagged")
+	amd := b.image("linux/amd64", algoGzip, small(t)...)
+	src := b.name(amd, "x")
+	att := b.attestation(amd)
+	tag := registry.ReferrersTag(amd.Digest) + ".att"
+	b.name(att, tag)
+	o := &Options{Referrers: true}
+	at := src
+	for _, next := range []string{w.docker("a:1"), w.layout("out") + ":x", w.docker("b:1")} {
+		w.copy(at, next, o)
+		at = next
+	}
+	if raw := w.reg.Manifest("b", tag); digest.FromBytes(raw) != att.Digest {
+		t.Errorf("%s", raw)
+	}
+	for _, again := range []string{w.docker("b:1"), w.layout("out") + ":x"} {
+		if res := w.copy(src, again, o); len(res.Notes) != 0 {
+			t.Errorf("%q", res.Notes)
+		}
+	}
+	other := w.reg.AddManifest("b", tag, v1.MediaTypeImageIndex, manifest.NewIndex(nil))
+	if res := w.copy(src, w.docker("b:1"), o); len(res.Notes) != 1 || !strings.Contains(res.Notes[0], other) || digest.FromBytes(w.reg.Manifest("b", tag)).String() != other {
+		t.Errorf("%q", res.Notes)
+	}
+	if res := w.copy(src, w.docker("c:1"), &Options{Referrers: true, Compress: Compression{Algorithm: algoZstd}}); len(res.Notes) != 1 || w.reg.Manifest("c", tag) != nil {
+		t.Errorf("%q", res.Notes)
+	}
+	if _, err := w.try(src, "dir:"+filepath.Join(w.dir, "d"), o); !errors.Is(err, ErrUsage) {
+		t.Error(err)
+	}
+	w.copy(src, w.docker("d:1"), nil)
+	if w.reg.Manifest("d", tag) != nil {
+		t.Error("copied without being asked for")
+	}
+}
+
 func referrerSeeds() []string {
 	d := digest.FromString("x")
 	return []string{
