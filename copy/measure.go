@@ -157,7 +157,7 @@ func (m measuring) plain(out *measured, r io.Reader) error {
 	}
 	into := newHashes(m.algs)
 	var err error
-	out.recipe, _, err = encodeTar(into, r, Compression{Algorithm: recipeGzip}, digest.SHA256)
+	out.recipe, _, err = encodeTar(into, r, Compression{Algorithm: recipeGzip}, encoding{digest.SHA256, digest.SHA256})
 	out.packed = &measured{size: out.recipe.Size, digests: into.digests(), compression: algoGzip}
 	return err
 }
