@@ -23,8 +23,8 @@ type digestTag struct {
 	referrer
 }
 
-// naming is a place where manifests have names beside each other: tags of a repository, names in a layout.
-type naming interface {
+// caller is a place where manifests have names beside each other: tags of a repository, names in a layout.
+type caller interface {
 	// called is the manifest of a name, nil if there is none.
 	called(ctx context.Context, name string) (*document, error)
 	// call gives a manifest a name. What it needs is there already.
@@ -32,8 +32,8 @@ type naming interface {
 }
 
 var (
-	_ naming = (*docker)(nil)
-	_ naming = (*layout)(nil)
+	_ caller = (*docker)(nil)
+	_ caller = (*layout)(nil)
 )
 
 func (d *docker) called(ctx context.Context, name string) (*document, error) {
@@ -68,7 +68,7 @@ func (l *layout) call(ctx context.Context, name string, doc document) error {
 
 // digestTags reads what is said about digests under tags made of them.
 func (f *referrerFinder) digestTags(ctx context.Context, subjects []digest.Digest) error {
-	src, ok := f.src.(naming)
+	src, ok := f.src.(caller)
 	if !ok {
 		return nil
 	}
@@ -93,7 +93,7 @@ func (f *referrerFinder) digestTags(ctx context.Context, subjects []digest.Diges
 // tag writes what is said about a manifest that was written. A tag that says something else there stays as it is: others
 // write to it too, and which of both is newer nobody can tell.
 func (r *runner) tag(ctx context.Context, t digestTag) error {
-	to, ok := r.to.(naming)
+	to, ok := r.to.(caller)
 	if !ok {
 		return fmt.Errorf("%s: no place for tags: %w", t.name, manifest.ErrUnsupported) // takesReferrers has said so before
 	}
