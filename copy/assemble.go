@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -73,6 +74,9 @@ func list(l *manifest.List, form string, images []imagePlan, out []written, layo
 		entries = append(entries, e...)
 	}
 	followSubjects(entries, images, out)
+	if slices.ContainsFunc(images, func(ip imagePlan) bool { return ip.added }) {
+		zstdLast(entries)
+	}
 	raw, err := manifest.ReplaceInstances(l, entries, form)
 	return made(raw, form), err
 }
@@ -84,7 +88,7 @@ const annotationReference = "vnd.docker.reference.digest"
 func followSubjects(entries []v1.Descriptor, images []imagePlan, out []written) {
 	now := make(map[string]digest.Digest)
 	for i, ip := range images {
-		if out[i].plain != nil && out[i].plain.digest != ip.desc.Digest {
+		if !ip.added && out[i].plain != nil && out[i].plain.digest != ip.desc.Digest {
 			now[ip.desc.Digest.String()] = out[i].plain.digest
 		}
 	}
@@ -94,6 +98,13 @@ func followSubjects(entries []v1.Descriptor, images []imagePlan, out []written) 
 			entries[i].Annotations[annotationReference] = to.String()
 		}
 	}
+
+// zstdLast puts the entries that say that they are zstd behind the others, for clients that take the first of their
+// platform and do not know zstd (L3).
+func zstdLast(entries []v1.Descriptor) {
+	slices.SortStableFunc(entries, func(a, b v1.Descriptor) int {
+		return len(a.Annotations[manifest.AnnotationZstd]) - len(b.Annotations[manifest.AnnotationZstd])
+	})
 }
 
 // unless is the original where the bytes did not change, so that what is sent is it, under its own digest (rule 24).
@@ -108,7 +119,10 @@ func entriesOf(ip imagePlan, w written, layout manifest.Layout) ([]v1.Descriptor
 	var plain v1.Descriptor
 	if w.plain != nil {
 		plain = plainEntry(ip, *w.plain)
-		if ip.edited() && !w.zstd {
+		switch {
+		case ip.edited() && w.zstd:
+			plain = manifest.Annotate(plain, manifest.AnnotationZstd, "true")
+		case ip.edited():
 			plain = manifest.Unannotate(plain, manifest.AnnotationZstd)
 		}
 	}

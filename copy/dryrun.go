@@ -201,7 +201,7 @@ func describePlan(s situation, p *copyPlan, o *Options, there map[digest.Digest]
 	if out.Edit == "" {
 		out.Digest = s.top.digest
 	}
-	d := describer{s: s, layout: p.layout, to: o.Compress.Algorithm, there: there}
+	d := describer{s: s, layout: p.layout, there: there}
 	d.walk(p.images, out)
 	counted := make(map[digest.Digest]bool)
 	for _, in := range out.Instances {
@@ -219,7 +219,6 @@ func describePlan(s situation, p *copyPlan, o *Options, there map[digest.Digest]
 type describer struct {
 	s      situation
 	layout manifest.Layout
-	to     string // what layers are encoded to
 	there  map[digest.Digest]string
 }
 
@@ -264,6 +263,8 @@ func (d describer) instance(ip imagePlan) DryRunInstance {
 		out.Edit = "the sentinel goes, and the diff_ids become those of the tars"
 	case ip.strip:
 		out.Edit = "the variant gets other diff_ids"
+	case ip.added:
+		out.Edit = "it is added a second time, in " + ip.compress.Algorithm
 	case ip.edited():
 		out.Edit = "layers are made anew"
 	}
@@ -285,7 +286,7 @@ func (d describer) instance(ip imagePlan) DryRunInstance {
 		}
 		switch {
 		case layer && ip.encode[i-1]:
-			b.Action, b.Reason = ActionEncode, d.encodeReason(c)
+			b.Action, b.Reason = ActionEncode, d.encodeReason(c, ip.compress.Algorithm)
 		case layer && d.s.toStore && b.Action == ActionCopy:
 			b.Action = ActionUnpack
 		}
@@ -312,9 +313,9 @@ func leftOut(ip imagePlan) string {
 	return ""
 }
 
-func (d describer) encodeReason(c content) string {
+func (d describer) encodeReason(c content, to string) string {
 	if !d.s.has(c.Digest) {
-		return "to " + d.to + ": the store keeps its files and not the blob"
+		return "to " + to + ": the store keeps its files and not the blob"
 	}
 	have, err := manifest.Compression(c.MediaType)
 	switch {
@@ -322,10 +323,10 @@ func (d describer) encodeReason(c content) string {
 		have = c.MediaType
 	case have == algoNone:
 		have = "not compressed"
-	case d.to == algoChunked && have == algoZstd:
+	case to == algoChunked && have == algoZstd:
 		have = "zstd without a table of contents"
 	}
-	return "to " + d.to + ": it is " + have
+	return "to " + to + ": it is " + have
 }
 
 // String is the plan as lines for a person.

@@ -137,10 +137,10 @@ func (f forms) list(l *manifest.List) ([]string, error) {
 	return f.choose(l.MediaType, f.forced.list(), func(string) error { return nil })
 }
 
-// formsOf says what may become of one manifest.
-func formsOf(s situation, o *Options, in instance) forms {
+// formsOf says what may become of one manifest. Signatures of an image are not those of what is added beside it.
+func formsOf(s situation, o *Options, p imagePlan) forms {
 	f := forms{forced: o.Format, accepts: s.accepts, reason: cannotModify(s, o)}
-	if f.reason == "" && s.signed != nil && s.signed(in.doc.digest) {
+	if f.reason == "" && !p.added && s.signed != nil && s.signed(p.doc.digest) {
 		f.reason = whySigned
 	}
 	return f

@@ -86,6 +86,7 @@ type imagePlan struct {
 	tars     []digest.Digest // with strip: the digests of those tars, if nobody has to build them; nil otherwise
 	plain    bool            // the instance itself is listed; it is copied too, unless it is skipped
 	variant  bool            // publish a sentinel variant of it, or the variant that it is in another way
+	added    bool            // a second instance of the image, in another compression
 	children []imagePlan     // of a list in the list
 }
 
@@ -135,6 +136,9 @@ func plan(s situation, o *Options) (*copyPlan, error) {
 	if o.KeepBlobs && !s.toStore {
 		return nil, fmt.Errorf("only the store takes layers apart, so --keep-blobs means nothing elsewhere: %w", ErrUsage)
 	}
+	if err := checkAdd(s, o); err != nil {
+		return nil, err
+	}
 	reason := cannotModify(s, o)
 	if s.flattened != nil && o.Preserve {
 		return nil, fmt.Errorf("one image of a list is not the list, but %s: %w", reason, ErrPreserve)
@@ -161,7 +165,7 @@ func plan(s situation, o *Options) (*copyPlan, error) {
 		return nil, fmt.Errorf("every entry would leave the list, which would create an empty image: %w", ErrUsage)
 	}
 	if s.list != nil {
-		if p.forms, err = formsOf(s, o, instance{doc: s.top}).list(s.list); err != nil {
+		if p.forms, err = formsOf(s, o, imagePlan{instance: instance{doc: s.top}}).list(s.list); err != nil {
 			return nil, fmt.Errorf("list %s: %w", s.top.digest, err)
 		}
 	}
@@ -226,16 +230,24 @@ func cannotModify(s situation, o *Options) string {
 // leaves are the images and artifacts that are copied, of all lists, each once however often it is listed (rule 13).
 func leaves(images []imagePlan) []imagePlan {
 	var out []imagePlan
-	seen := make(map[digest.Digest]bool)
+	type leaf struct {
+		digest digest.Digest
+		added  Compression
+	}
+	seen := make(map[leaf]bool)
 	var walk func([]imagePlan)
 	walk = func(images []imagePlan) {
 		for _, ip := range images {
+			l := leaf{digest: ip.doc.digest}
+			if ip.added {
+				l.added = ip.compress
+			}
 			switch {
-			case ip.skipped || ip.gone() || seen[ip.doc.digest]:
+			case ip.skipped || ip.gone() || seen[l]:
 			case ip.list != nil:
 				walk(ip.children)
 			default:
-				seen[ip.doc.digest] = true
+				seen[l] = true
 				out = append(out, ip)
 			}
 		}

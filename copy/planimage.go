@@ -51,7 +51,7 @@ func (pl *planner) list(instances []instance, isList bool) ([]imagePlan, error) 
 			}
 		}
 	}
-	return out, nil
+	return pl.add(out)
 }
 
 func (pl *planner) entry(in instance, lv *level) (imagePlan, error) {
@@ -70,7 +70,7 @@ func (pl *planner) entry(in instance, lv *level) (imagePlan, error) {
 
 // shape decides which form an entry's manifest gets.
 func (pl *planner) shape(p *imagePlan) (err error) {
-	f := formsOf(pl.s, pl.o, p.instance)
+	f := formsOf(pl.s, pl.o, *p)
 	p.fixed = f.reason != ""
 	switch {
 	case p.skipped || p.gone():

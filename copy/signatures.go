@@ -194,7 +194,7 @@ func (c *carrier) put(ctx context.Context, to destination, of subject) error {
 // each instance are looked at alone; cannotModify knows of the top.
 func (c *carrier) invalidated(images []imagePlan) error {
 	for _, ip := range images {
-		if ip.skipped {
+		if ip.skipped || ip.added {
 			continue
 		}
 		// A variant beside an image leaves it as it is, but not the list that both are in.

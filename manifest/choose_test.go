@@ -23,11 +23,11 @@ func instance(t testing.TB, i int, note string) v1.Descriptor {
 			p := mustPlatform(t, word)
 			d.Platform = &p
 		case key == "zstd":
-			d = annotate(d, AnnotationZstd, "true")
+			d = Annotate(d, AnnotationZstd, "true")
 		case key == "sentinel":
-			d = annotate(d, AnnotationSentinel, "true")
+			d = Annotate(d, AnnotationSentinel, "true")
 		case key == "serves":
-			d = annotate(d, AnnotationSentinelPlatform, value)
+			d = Annotate(d, AnnotationSentinelPlatform, value)
 		case key == "artifact":
 			d.ArtifactType = "a/b"
 		case key == "version":

@@ -61,7 +61,7 @@ func PublishInstances(plain, variant v1.Descriptor, platform v1.Platform, layout
 	if err != nil || layout == LayoutOnly {
 		return []v1.Descriptor{variant}, err
 	}
-	plain = annotate(plain, AnnotationZstd, "true")
+	plain = Annotate(plain, AnnotationZstd, "true")
 	plain.Platform = &platform
 	return []v1.Descriptor{plain, variant}, nil
 }
@@ -73,8 +73,8 @@ func PublishVariant(variant v1.Descriptor, platform v1.Platform, layout Layout) 
 	if !knownPlatform(&platform) {
 		return variant, fmt.Errorf("sentinel variant %s: %w: no platform to publish it for", variant.Digest, ErrMalformed)
 	}
-	variant = annotate(variant, AnnotationZstd, "true")
-	variant = annotate(variant, AnnotationSentinel, "true")
+	variant = Annotate(variant, AnnotationZstd, "true")
+	variant = Annotate(variant, AnnotationSentinel, "true")
 	delete(variant.Annotations, AnnotationSentinelPlatform)
 	variant.Platform = &platform
 	switch layout {
@@ -120,7 +120,8 @@ func Unannotate(d v1.Descriptor, keys ...string) v1.Descriptor {
 	return d
 }
 
-func annotate(d v1.Descriptor, key, value string) v1.Descriptor {
+// Annotate returns d with one more annotation. The maps of d are not written to.
+func Annotate(d v1.Descriptor, key, value string) v1.Descriptor {
 	ann := maps.Clone(d.Annotations)
 	if ann == nil {
 		ann = make(map[string]string)

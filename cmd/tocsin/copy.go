@@ -28,6 +28,7 @@ type copyFlags struct {
 // encodeFlags say what is made anew, and what must not be.
 type encodeFlags struct {
 	compress, format, sentinel string
+	add                        []string
 	preserve, keepBlobs        bool
 }
 
@@ -60,6 +61,13 @@ func (c *copyFlags) options(dst manifest.Ref) (o *copy.Options, err error) {
 	}
 	if o.Compress, err = copy.ParseCompression(compress); err != nil {
 		return nil, err
+	}
+	for _, text := range c.add {
+		add, err := copy.ParseCompression(text)
+		if err != nil {
+			return nil, err
+		}
+		o.Add = append(o.Add, add)
 	}
 	if o.Format, err = copy.ParseFormat(c.format); err != nil {
 		return nil, err
