@@ -98,6 +98,7 @@ func followSubjects(entries []v1.Descriptor, images []imagePlan, out []written) 
 			entries[i].Annotations[annotationReference] = to.String()
 		}
 	}
+}
 
 // zstdLast puts the entries that say that they are zstd behind the others, for clients that take the first of their
 // platform and do not know zstd (L3).
