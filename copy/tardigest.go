@@ -192,7 +192,7 @@ func (d *digester) top(ctx context.Context, src shelf) (Digested, error) {
 		return Digested{}, lacking(err)
 	}
 	if !manifest.IsList(doc.mediaType) {
-		return d.image(ctx, src, descriptorOf(doc), doc)
+		return d.image(ctx, src, instance{desc: descriptorOf(doc), doc: doc}, d.o.Platform)
 	}
 	if d.o.Format != "" && d.o.Platform == nil {
 		return Digested{}, fmt.Errorf("what a list becomes in another format is not foretold; choose an image with --platform: %w", ErrUsage)
@@ -211,7 +211,7 @@ func (d *digester) top(ctx context.Context, src shelf) (Digested, error) {
 		if err != nil {
 			return Digested{}, lacking(err)
 		}
-		return d.image(ctx, src, desc, one)
+		return d.image(ctx, src, instance{desc: desc, doc: one}, nil) // it is for that platform because the list says so
 	}
 	out := d.answer(doc)
 	l := &listDigester{digester: d, src: src, seen: make(map[digest.Digest]bool), out: &out}
@@ -245,15 +245,16 @@ func lacking(err error) error {
 	return err
 }
 
-// image answers for one manifest that is there.
-func (d *digester) image(ctx context.Context, src shelf, desc v1.Descriptor, doc document) (Digested, error) {
+// image answers for one manifest that is there, and is asked whether it is for a platform, unless that is nil.
+func (d *digester) image(ctx context.Context, src shelf, in instance, platform *v1.Platform) (Digested, error) {
+	doc := in.doc
 	out := d.answer(doc)
-	in, err := readInstance(ctx, src, desc, doc)
+	in, err := readInstance(ctx, src, in.desc, doc)
 	if err != nil {
 		return out, lacking(err)
 	}
-	if d.o.Platform != nil {
-		if err := in.serves(*d.o.Platform); err != nil {
+	if platform != nil {
+		if err := in.serves(*platform); err != nil {
 			return out, err
 		}
 	}
@@ -359,7 +360,7 @@ func (l *listDigester) below(ctx context.Context, list *manifest.List, depth int
 			err = l.nested(ctx, doc, depth)
 		} else if err == nil {
 			var one Digested
-			if one, err = l.image(ctx, l.src, desc, doc); err == nil {
+			if one, err = l.image(ctx, l.src, instance{desc: desc, doc: doc}, nil); err == nil {
 				if p, ok := manifest.PlatformOf(desc); ok {
 					one.Platform = manifest.FormatPlatform(p)
 				}
