@@ -152,7 +152,9 @@ func (w *world) recorded(src, dst string, o *Options) {
 		w.t.Fatal(err)
 	}
 	rec := &recorder{destination: to, announced: make(map[digest.Digest]bool)}
-	_, err = newRunner(w.env, from, rec, o).run(w.t.Context(), s, p)
+	r := newRunner(w.env, from, rec, o)
+	r.to = p.naming.over(r)
+	_, err = r.run(w.t.Context(), s, p)
 	if err := errors.Join(err, to.close(), from.close()); err != nil || rec.committed != 1 {
 		w.t.Errorf("%s to %s: %v, %d commits", src, dst, err, rec.committed)
 	}
@@ -339,7 +341,8 @@ func TestEncryptedHasNoVariant(t *testing.T) { // S36
 	}
 }
 
-// The three layouts go round through every place that keeps manifests, and nothing of them changes.
+// The three layouts go round through every place that keeps manifests, and a store that keeps their blobs, across a
+// restart of it, and nothing of them changes. The sentinel is there again where it comes out.
 func TestLayoutsGoRound(t *testing.T) { // S28, S29
 	w := newWorld(t, 4)
 	for _, layout := range []string{"hidden", "upstream", "only"} {
@@ -355,11 +358,20 @@ func TestLayoutsGoRound(t *testing.T) { // S28, S29
 			at = next
 		}
 		w.checkTars(at, tars)
-		w.copy(at, "store:"+layout, nil)
+		w.env = w.machine(4)
+		w.copy(at, "store:"+layout, &Options{KeepBlobs: true})
+		w.restart()
 		w.copy("store:"+layout, "store:again-"+layout, &Options{Preserve: true})
 		for _, name := range []string{"store:" + layout, "store:again-" + layout} {
 			if !bytes.Equal(w.raw(name), w.raw(first)) {
 				t.Errorf("%s has another manifest", name)
+			}
+		}
+		for _, e := range endpoints() {
+			if !e.plain {
+				next := e.ref(w, "of-store-"+layout+"-"+e.name)
+				w.copy("store:"+layout, next, &Options{Preserve: true})
+				sameImage(w, first, next)
 			}
 		}
 	}
