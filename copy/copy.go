@@ -50,6 +50,11 @@ func copyFrom(ctx context.Context, env *Env, judge *judged, dst manifest.Ref, o 
 	if env.dry != nil {
 		return env.dry(ctx, from, s, p, o)
 	}
+	if stored, ok := from.(*storeSource); ok {
+		if err := stored.hold(s.whole); err != nil {
+			return nil, err
+		}
+	}
 	if s.toStore {
 		if err := o.expected(s.top); err != nil {
 			return nil, err
@@ -88,6 +93,9 @@ func prepare(ctx context.Context, judge *judged, dst manifest.Ref, o *Options) (
 		s.whole = stored.whole(s.instances)
 	}
 	s.toStore = dst.Transport == manifest.Store
+	if s.toStore && dst.Repo == "" && dst.Digest == "" {
+		return s, nil, o, fmt.Errorf("%s is an image ID and no name to copy to: %w", dst, ErrUsage)
+	}
 	s.digested, s.strip = dst.Digest, o.Select.Strip
 	carry, err := newCarrier(judge, dst, s, o.Signatures)
 	if err != nil {

@@ -102,9 +102,7 @@ func (im *importer) leaveOut(ip imagePlan, why error) {
 // chosen from a list has the list beside it, so that either digest finds it (rule 53).
 func commitOf(dst manifest.Ref, s situation, lists []document, images []imagePlan, records []*store.Record) store.Commit {
 	c := store.Commit{Top: s.top.digest}
-	if dst.Tag != "" {
-		c.Name = dst.StoreName()
-	}
+	c.Name = dst.StoreName()
 	var list digest.Digest
 	if s.list != nil {
 		list = s.top.digest

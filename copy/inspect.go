@@ -126,6 +126,11 @@ func Inspect(ctx context.Context, env *Env, ref manifest.Ref, o *Options) (_ *In
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, src.close()) }()
+	if stored, ok := src.(*storeSource); ok && o.Platform == nil {
+		if o, err = stored.present(ctx, o); err != nil {
+			return nil, err
+		}
+	}
 	s, err := gather(ctx, src, o)
 	if err != nil {
 		return nil, err

@@ -212,8 +212,8 @@ func TestDigestedImageOfList(t *testing.T) {
 	}
 	// rule 53: the store finds the image by either digest.
 	for _, d := range []string{list, image} {
-		if records, err := w.env.Store.ResolveDigest(w.ref("store:a@" + d).Digest); err != nil || len(records) != 1 {
-			t.Errorf("%s: %d records, %v", d, len(records), err)
+		if found, err := w.env.Store.Find(w.ref("store:a@" + d)); err != nil || len(found.Records) != 1 {
+			t.Errorf("%s: %+v, %v", d, found, err)
 		}
 	}
 }

@@ -43,7 +43,7 @@ func Save(ctx context.Context, env *Env, to Saved, refs []manifest.Ref, o *Optio
 func savedName(ref manifest.Ref) string {
 	switch ref.Transport {
 	case manifest.Docker, manifest.Store:
-		if ref.Tag == "" {
+		if ref.Tag == "" || ref.ID != "" { // an ID is no name
 			return ""
 		}
 		ref.Digest = ""

@@ -2,10 +2,12 @@ package copy
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
+	"sync"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -17,30 +19,59 @@ import (
 
 // storeSource reads an image of the store. Its manifests and configs are there as they came; its layers are files.
 type storeSource struct {
-	env *Env
-	ref manifest.Ref
+	env  *Env
+	ref  manifest.Ref
+	find func() (*store.Found, error) // what ref stood for when it was asked first
+	pin  string                       // of what is being copied; "" before hold
 }
 
-func newStoreSource(env *Env, ref manifest.Ref) *storeSource { return &storeSource{env: env, ref: ref} }
+func newStoreSource(env *Env, ref manifest.Ref) *storeSource {
+	return &storeSource{env: env, ref: ref, find: sync.OnceValues(func() (*store.Found, error) { return env.Store.Find(ref) })}
+}
 
 func (s *storeSource) top(ctx context.Context) (document, error) {
-	d := s.ref.Digest
-	if d == "" {
-		_, top, err := s.env.Store.Resolve(s.ref.StoreName())
-		if err != nil {
-			return document{}, err
-		}
-		d = top
+	found, err := s.find()
+	if err != nil {
+		return document{}, err
 	}
-	return s.manifest(ctx, v1.Descriptor{Digest: d})
+	return s.manifest(ctx, v1.Descriptor{Digest: found.Top})
 }
 
+// manifest reads an instance, and says of one that did not come into the store which ones did (L32).
 func (s *storeSource) manifest(ctx context.Context, d v1.Descriptor) (document, error) {
 	raw, mediaType, err := s.env.Store.Manifest(d.Digest)
+	if errors.Is(err, store.ErrNotFound) {
+		if found, _ := s.find(); found != nil {
+			err = fmt.Errorf("%w: of %s there is here %s; --platform chooses one, with --index keep several", err, s.ref.Familiar(), found.Here())
+		}
+	}
 	if err != nil {
 		return document{}, err
 	}
 	return checked(raw, mediaType, d.Digest)
+}
+
+// present leaves out the instances of a list that are not here, so that what is here can be described.
+func (s *storeSource) present(ctx context.Context, o *Options) (*Options, error) {
+	top, err := s.top(ctx)
+	if err != nil || !manifest.IsList(top.mediaType) {
+		return o, err
+	}
+	list, err := manifest.ParseList(top.raw, top.mediaType)
+	if err != nil {
+		return o, err
+	}
+	out := *o
+	out.Select = Select{IndexOnly: true}
+	for _, d := range list.Instances {
+		if _, _, err := s.env.Store.Manifest(d.Digest); err == nil {
+			out.Select.IndexOnly = false
+			out.Select.Digests = append(out.Select.Digests, d.Digest)
+		} else if !errors.Is(err, store.ErrNotFound) {
+			return o, err
+		}
+	}
+	return &out, nil
 }
 
 // blob gives a blob that is kept as it came.
@@ -68,11 +99,11 @@ func (s *storeSource) layer(ctx context.Context, d v1.Descriptor) (io.ReadCloser
 // layerOf finds the stored layer that a layer of an image became: as its TOC describes it for a variant, as its tar for
 // a plain image.
 func (s *storeSource) layerOf(d digest.Digest, variant bool) (uint64, error) {
-	records, err := s.records()
+	found, err := s.find()
 	if err != nil {
 		return 0, err
 	}
-	for _, rec := range records {
+	for _, rec := range found.Records {
 		if (rec.Trust == manifest.TOCOnly.String()) != variant {
 			continue
 		}
@@ -101,12 +132,24 @@ func (s *storeSource) dataLayers(d digest.Digest) ([]v1.Descriptor, error) {
 	return slices.DeleteFunc(m.Layers, func(l v1.Descriptor) bool { return l.MediaType == manifest.SentinelMediaType }), nil
 }
 
-func (s *storeSource) records() ([]store.Record, error) {
-	if s.ref.Digest != "" {
-		return s.env.Store.ResolveDigest(s.ref.Digest)
+// hold keeps gc from the files and blobs that are about to be read, whatever becomes of the image's names meanwhile.
+func (s *storeSource) hold(whole map[digest.Digest]bool) error {
+	found, err := s.find()
+	if err != nil {
+		return err
 	}
-	records, _, err := s.env.Store.Resolve(s.ref.StoreName())
-	return records, err
+	var target store.PinTarget
+	for _, rec := range found.Records {
+		target.Layers = append(target.Layers, rec.Layers...)
+		target.Blobs = append(target.Blobs, rec.Config)
+	}
+	for d, ok := range whole {
+		if ok {
+			target.Blobs = append(target.Blobs, d)
+		}
+	}
+	s.pin = "read/" + rand.Text()
+	return s.env.Store.Pin(s.pin, target, store.PinOptions{Process: true})
 }
 
 // tar streams a layer's tar. Its files are made present first, so that a missing one is an error here and not in the
@@ -130,4 +173,4 @@ func (s *storeSource) tar(ctx context.Context, n uint64) (io.ReadCloser, error) 
 // ranged gives nothing: the store's files are not a blob.
 func (s *storeSource) ranged(v1.Descriptor) (fill.Source, store.Source) { return nil, store.Source{} }
 
-func (s *storeSource) close() error { return nil }
+func (s *storeSource) close() error { return s.env.Store.Unpin(s.pin) }

@@ -38,6 +38,7 @@ type Ref struct {
 	Repo      string        // docker, store, daemons: "library/alpine"
 	Tag       string        // docker, store, daemons: "latest" if nothing was said; with a digest "" or kept for the destination's name
 	Digest    digest.Digest // docker, store, daemons, oci: wins over a tag; of docker-daemon without a name the image's ID
+	ID        string        // store: hex digits that may begin an image's ID, if no image has them for its name
 	Path      string        // oci, archives, dir, tarball: as written
 	Name      string        // oci, archives: which image in there; "" means the only one
 	Index     int           // oci, archives: @N, counted from 0; -1 none
@@ -122,15 +123,37 @@ func parseNamed(t Transport, s string) (Ref, error) {
 	return r, nil
 }
 
-// parseStore reads a name, or @digest alone.
+// parseStore reads a name, @digest alone, or an image ID. What could be a
+// name and an ID is both.
 func parseStore(s string) (Ref, error) {
-	d, ok := strings.CutPrefix(s, "@")
-	if !ok {
+	r := Ref{Transport: Store, Index: -1}
+	if d, ok := strings.CutPrefix(s, "@"); ok {
+		r.Digest = digest.Digest(d)
+		return r, ValidDigest(r.Digest)
+	}
+	if ValidDigest(digest.Digest(s)) == nil { // as docker spells whole IDs
+		r.Digest = digest.Digest(s)
+		return r, nil
+	}
+	if len(s) < minID || len(s) > maxID || strings.Trim(s, "0123456789abcdef") != "" {
 		return parseNamed(Store, s)
 	}
-	r := Ref{Transport: Store, Digest: digest.Digest(d), Index: -1}
-	return r, ValidDigest(r.Digest)
+	if len(s) < wholeID {
+		var err error
+		if r, err = parseNamed(Store, s); err != nil {
+			return r, err
+		}
+	}
+	r.ID = s
+	return r, nil
 }
+
+// The lengths of image IDs in hex digits: what docker prints, a whole one (which is no name any more), and the longest.
+const (
+	minID   = 12
+	wholeID = 64
+	maxID   = 128
+)
 
 // parseContainerd reads namespace/name, or namespace/@digest alone.
 func parseContainerd(s string) (Ref, error) {
@@ -254,6 +277,9 @@ func (r Ref) String() string {
 	case Docker:
 		return "docker://" + r.named()
 	case Store:
+		if r.ID != "" {
+			return "store:" + r.ID
+		}
 		return "store:" + r.named()
 	case Containerd:
 		return "containerd:" + r.Namespace + "/" + r.named()
@@ -313,6 +339,9 @@ func (r Ref) Familiar() string {
 // FamiliarName returns the short form without a transport: "alpine:3.20". It
 // is the name itself that has no short form.
 func (r Ref) FamiliarName() string {
+	if r.ID != "" {
+		return r.ID
+	}
 	named, err := reference.ParseNormalizedNamed(r.named())
 	if err != nil { // a digest alone, or a path
 		return r.named()
@@ -345,6 +374,6 @@ func (r Ref) Reference() string {
 // WithDigest returns the same place addressed by digest, without tag, name
 // or index.
 func (r Ref) WithDigest(d digest.Digest) Ref {
-	r.Tag, r.Name, r.Index, r.Digest = "", "", -1, d
+	r.Tag, r.Name, r.Index, r.ID, r.Digest = "", "", -1, "", d
 	return r
 }

@@ -34,6 +34,11 @@ func TestParseRef(t *testing.T) {
 		{"x:t@" + someDigest, named(Docker, "docker.io", "library/x", "t", someDigest), "x:t@" + someDigest},
 		{"store:x", named(Store, "docker.io", "library/x", "latest", ""), "store:x:latest"},
 		{"store:@" + someDigest, named(Store, "", "", "", someDigest), "store:@" + someDigest},
+		{"store:" + someDigest, named(Store, "", "", "", someDigest), "store:@" + someDigest},
+		{"store:abcdef123456", withID(named(Store, "docker.io", "library/abcdef123456", "latest", ""), "abcdef123456"), "store:abcdef123456"},
+		{"store:abcdef12345", named(Store, "docker.io", "library/abcdef12345", "latest", ""), "store:abcdef12345:latest"},
+		{"store:abcdef123456:1", named(Store, "docker.io", "library/abcdef123456", "1", ""), "store:abcdef123456:1"},
+		{"store:" + someDigest[7:], withID(named(Store, "", "", "", ""), someDigest[7:]), "store:" + someDigest[7:]},
 		{"oci:/a/b", path(OCI, "/a/b", "", "", -1), "oci:/a/b"},
 		{"oci:dir:v1", path(OCI, "dir", "v1", "", -1), "oci:dir:v1"},
 		{"oci:dir:docker.io/x:v1", path(OCI, "dir", "docker.io/x:v1", "", -1), "oci:dir:docker.io/x:v1"},
@@ -74,6 +79,11 @@ func TestParseRef(t *testing.T) {
 			}
 		}
 	}
+}
+
+func withID(r Ref, id string) Ref {
+	r.ID = id
+	return r
 }
 
 func TestParseRefRefuses(t *testing.T) {

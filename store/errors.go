@@ -19,6 +19,10 @@ var (
 	ErrCorrupt = errors.New("corrupt in the store")
 	// ErrConflict says that a request contradicts what the store holds or itself.
 	ErrConflict = errors.New("conflict")
+	// ErrInUse says that somebody shows an image that was to be removed.
+	ErrInUse = errors.New("in use")
+	// ErrAmbiguous says that a short image ID fits several images.
+	ErrAmbiguous = errors.New("ambiguous")
 	// ErrSchema says that index.db was written by another, incompatible version.
 	ErrSchema = errors.New("unknown schema version")
 	// ErrLocked says that index.lock could not be had within Options.LockTimeout.

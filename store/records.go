@@ -42,13 +42,14 @@ const maxName = 4096
 
 type nameRow struct {
 	Top     digest.Digest
+	List    digest.Digest   `json:",omitempty"` // that the images were chosen from, or Top is
 	Records []digest.Digest // of manifests
 }
 
 // Commit adds records, manifests, signatures and the name in one transaction; on error nothing has changed. What the
 // records need must be here: config blobs, layer rows, manifests and lists (here or in c); else ErrNotFound. A commit
-// under the Top that the name already has adds its records, which are other platforms of one list; another Top takes
-// the name away from the records that had it.
+// under the Top that the name already has, or of another image of the list that its images were chosen from, adds its
+// records; anything else takes the name away from the records that had it.
 func (s *Store) Commit(c Commit) error {
 	if err := c.check(); err != nil {
 		return fmt.Errorf("commit %s: %w", c.Name, err)
@@ -173,15 +174,30 @@ func putName(tx *bolt.Tx, c *Commit) error {
 	if _, err := getJSON(tx, bucketNames, []byte(c.Name), &row); err != nil {
 		return err
 	}
-	if row.Top != c.Top {
-		row = nameRow{Top: c.Top}
-	}
+	row.move(c)
 	for _, r := range c.Records {
 		if !slices.Contains(row.Records, r.Manifest) {
 			row.Records = append(row.Records, r.Manifest)
 		}
 	}
 	return putJSON(tx, bucketNames, []byte(c.Name), &row)
+}
+
+// move makes a name stand for a commit. Images of one list gather under it: with the second of them the name stands for
+// the list.
+func (row *nameRow) move(c *Commit) {
+	list := c.Top
+	if len(c.Records) > 0 {
+		list = c.Records[0].List
+	}
+	switch {
+	case row.Top == c.Top:
+	case list != "" && (row.List == list || row.Top == list):
+		row.Top = list
+	default:
+		*row = nameRow{Top: c.Top}
+	}
+	row.List = list
 }
 
 // Resolve gives every record of a name, which are platforms of one list, and the digest that the name stands for.
@@ -211,42 +227,6 @@ func nonEmpty(name string) []byte {
 	return []byte(name)
 }
 
-// ResolveDigest gives every record whose manifest, config or list has that digest, and those of a name that stands
-// for it. ErrNotFound.
-func (s *Store) ResolveDigest(d digest.Digest) ([]Record, error) {
-	if err := checkDigest("image", d); err != nil {
-		return nil, err
-	}
-	var records []Record
-	err := s.view(func(tx *bolt.Tx) error {
-		tops, err := recordsUnderTop(tx, d)
-		if err != nil {
-			return err
-		}
-		records, err = recordsOf(tx, func(r *Record) bool {
-			return r.Manifest == d || r.Config == d || r.List == d || slices.Contains(tops, r.Manifest)
-		})
-		return err
-	})
-	if err == nil && len(records) == 0 {
-		err = fmt.Errorf("image %s: %w", d, ErrNotFound)
-	}
-	return records, err
-}
-
-// recordsUnderTop finds the records of names that stand for d: one manifest may have come from several lists, and its
-// record remembers the last.
-func recordsUnderTop(tx *bolt.Tx, d digest.Digest) ([]digest.Digest, error) {
-	names, err := allNames(tx)
-	var found []digest.Digest
-	for _, row := range names {
-		if row.Top == d {
-			found = append(found, row.Records...)
-		}
-	}
-	return found, err
-}
-
 // Records lists every record, those without a name too.
 func (s *Store) Records() ([]Record, error) {
 	var records []Record
@@ -268,51 +248,6 @@ func (s *Store) Names() (map[string]digest.Digest, error) {
 		return err
 	})
 	return tops, err
-}
-
-// RemoveName drops one name. The records it had stay until gc, and longer under other names and pins. ErrNotFound.
-func (s *Store) RemoveName(name string) error {
-	return s.update(func(tx *bolt.Tx) error {
-		if tx.Bucket(bucketNames).Get(nonEmpty(name)) == nil {
-			return fmt.Errorf("name %q: %w", name, ErrNotFound)
-		}
-		return tx.Bucket(bucketNames).Delete([]byte(name))
-	})
-}
-
-// RemoveRecord drops the record of one manifest from the store and from its names; names that have no record left go
-// too. Its content stays until gc. ErrNotFound.
-func (s *Store) RemoveRecord(d digest.Digest) error {
-	if err := checkDigest("manifest", d); err != nil {
-		return err
-	}
-	return s.update(func(tx *bolt.Tx) error {
-		if tx.Bucket(bucketRecords).Get([]byte(d)) == nil {
-			return fmt.Errorf("record %s: %w", d, ErrNotFound)
-		}
-		names, err := allNames(tx)
-		if err != nil {
-			return err
-		}
-		for name, row := range names {
-			if err := dropFromName(tx, name, row, d); err != nil {
-				return err
-			}
-		}
-		return tx.Bucket(bucketRecords).Delete([]byte(d))
-	})
-}
-
-func dropFromName(tx *bolt.Tx, name string, row nameRow, d digest.Digest) error {
-	i := slices.Index(row.Records, d)
-	if i < 0 {
-		return nil
-	}
-	row.Records = slices.Delete(row.Records, i, i+1)
-	if len(row.Records) == 0 {
-		return tx.Bucket(bucketNames).Delete([]byte(name))
-	}
-	return putJSON(tx, bucketNames, []byte(name), &row)
 }
 
 func recordsOf(tx *bolt.Tx, want func(*Record) bool) ([]Record, error) {

@@ -219,17 +219,22 @@ func TestCommitAndResolve(t *testing.T) {
 		d    digest.Digest
 		want int
 	}{{amd.record.Manifest, 1}, {arm.record.Config, 1}, {list.Digest, 2}} {
-		if got := must[[]Record](t)(s.ResolveDigest(c.d)); len(got) != c.want {
-			t.Errorf("%s: %d records, want %d", c.d, len(got), c.want)
+		if got := must[*Found](t)(s.Find(storeDigest(c.d))); len(got.Records) != c.want {
+			t.Errorf("%s: %d records, want %d", c.d, len(got.Records), c.want)
 		}
 	}
-	_, err = s.ResolveDigest(digest.FromString("none"))
+	_, err = s.Find(storeDigest(digest.FromString("none")))
 	wantIs(t, err, ErrNotFound)
-	got := must[[]Record](t)(s.ResolveDigest(arm.record.Manifest))[0]
+	got := must[*Found](t)(s.Find(storeDigest(arm.record.Manifest))).Records[0]
 	if !slices.Equal(got.Names, []string{"img", "other"}) || !slices.Equal(got.Layers, []uint64{n, n}) || got.Created.IsZero() {
 		t.Fatalf("record %+v", got)
 	}
 
+	commit("img", amd.record.Manifest, amd) // an image of the list that the name stands for: it stays
+	if records, top, err = s.Resolve("img"); err != nil || top != list.Digest || len(records) != 2 {
+		t.Fatalf("%v %v %v", records, top, err)
+	}
+	amd.record.List = ""
 	commit("img", amd.record.Manifest, amd) // another top: the name moves
 	records, top, err = s.Resolve("img")
 	if err != nil || top != amd.record.Manifest || len(records) != 1 {

@@ -170,7 +170,6 @@ func TestBadDigests(t *testing.T) {
 			"OpenPartial":   func() error { _, err := s.OpenPartial(PartialKey{d, good, 0}, nil, 0); return err },
 			"OpenPartial c": func() error { _, err := s.OpenPartial(PartialKey{good, d, 0}, nil, 0); return err },
 			"LayerByTOC":    func() error { _, err := s.LayerByTOC(d); return err },
-			"ResolveDigest": func() error { _, err := s.ResolveDigest(d); return err },
 		} {
 			if err := call(); err == nil || errors.Is(err, ErrNotFound) {
 				t.Errorf("%s(%q): %v", name, d, err)
@@ -179,6 +178,12 @@ func TestBadDigests(t *testing.T) {
 		if d != "" {
 			if _, err := s.PutLayer(LayerRow{TOC: d}, nil, nil); err == nil {
 				t.Errorf("PutLayer(%q) succeeded", d)
+			}
+			if _, err := s.Find(storeDigest(d)); err == nil || errors.Is(err, ErrNotFound) {
+				t.Errorf("Find(%q): %v", d, err)
+			}
+			if err := s.Commit(Commit{Top: good, Kept: map[digest.Digest][]digest.Digest{good: {d}}}); err == nil || errors.Is(err, ErrNotFound) {
+				t.Errorf("Commit kept %q: %v", d, err)
 			}
 		}
 		if s.HasObject(d, 0) {

@@ -127,8 +127,6 @@ func newPull(a *app) *cobra.Command {
 			}
 			dst := src
 			dst.Transport = manifest.Store
-			// A digest names the list or the image that is pulled, and what the store keeps is one platform's.
-			dst.Digest = ""
 			return a.copy(cmd, src, dst, c)
 		},
 	}

@@ -67,6 +67,8 @@ func failures() []failure {
 		{registry.ErrNotFound, exitNotFound, ""},
 		{manifest.ErrNotFound, exitNotFound, ""},
 		{store.ErrNotFound, exitNotFound, "tocsin images lists what is there"},
+		{store.ErrAmbiguous, exitUsage, "say more of the image ID"},
+		{store.ErrInUse, exitOther, "tocsin umount takes the mount away"},
 		{containerd.ErrNotFound, exitNotFound, "ctr -n NAMESPACE images list shows what is there; what was pulled for one platform, or lazily, is there in part (ctr content fetch completes it)"},
 		{copy.ErrNotFound, exitNotFound, ""},
 	}

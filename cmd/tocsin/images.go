@@ -76,6 +76,15 @@ func (l *local) imageRows() ([]imageRow, error) {
 			rows = append(rows, imageRow{familiar(name), rec.Manifest, rec.Platform, rec.Size, local})
 		}
 	}
+	tops, err := l.store.Names()
+	if err != nil {
+		return nil, err
+	}
+	for name, top := range tops { // artifacts, and lists without an image
+		if row := (imageRow{Name: familiar(name), Digest: top, Local: 100}); !slices.ContainsFunc(rows, func(r imageRow) bool { return r.Name == row.Name }) {
+			rows = append(rows, row)
+		}
+	}
 	slices.SortFunc(rows, func(a, b imageRow) int {
 		return strings.Compare(a.Name+" "+a.Platform+string(a.Digest), b.Name+" "+b.Platform+string(b.Digest))
 	})
@@ -120,8 +129,9 @@ func familiar(name string) string {
 func newRemove(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "rm REF...", Short: "Remove images: of the store when spelled store:NAME, else of a registry",
-		Long: "Remove images. store:NAME leaves the store, and gc frees its space. A reference of a registry is a tag, which goes alone,\n" +
-			"or has a digest, and then the manifest goes with all its tags.",
+		Long: "Remove images. store:NAME goes alone: the image stays under its other names, and gc frees one that has none. store:ID and\n" +
+			"store:@DIGEST remove the image with all its names. An image that is mounted is not left without a name. A reference of a\n" +
+			"registry is a tag, which goes alone, or has a digest, and then the manifest goes with all its tags.",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			var local, remote []manifest.Ref
@@ -163,11 +173,7 @@ func (a *app) removeLocal(refs []manifest.Ref) (err error) {
 	defer closing(&err, st.Close)
 	var errs []error
 	for _, r := range refs {
-		if r.Digest != "" {
-			errs = append(errs, st.RemoveRecord(r.Digest))
-		} else {
-			errs = append(errs, st.RemoveName(r.StoreName()))
-		}
+		errs = append(errs, st.Remove(r))
 	}
 	return errors.Join(errs...)
 }

@@ -8,9 +8,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 
 	"github.com/moby/sys/mountinfo"
+	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
@@ -52,9 +52,12 @@ func newMount(a *app) *cobra.Command {
 				p := localPlatform()
 				want = &p
 			}
-			return a.mount(cmd.Context(), ref, args[1], func(r store.Record) bool {
-				have, err := manifest.ParsePlatform(r.Platform)
-				return err == nil && manifest.MatchPlatform(*want, have) && ofKind(prefer, r)
+			return a.mount(cmd.Context(), args[1], func(st *store.Store) (store.Record, error) {
+				found, err := st.Find(ref)
+				if err != nil {
+					return store.Record{}, err
+				}
+				return found.Choose(*want, prefer)
 			})
 		},
 	}
@@ -113,8 +116,8 @@ func mountFailed(cmd *exec.Cmd, log *os.File) error {
 	return errors.Join(errors.New("the mount's own process ended before the tree was there"), err)
 }
 
-// mount serves one view on dir until the kernel closes the connection or ctx ends.
-func (a *app) mount(ctx context.Context, ref manifest.Ref, dir string, fits func(store.Record) bool) (err error) {
+// mount serves the view of an image on dir until the kernel closes the connection or ctx ends.
+func (a *app) mount(ctx context.Context, dir string, choose func(*store.Store) (store.Record, error)) (err error) {
 	client, err := a.registry()
 	if err != nil {
 		return err
@@ -124,7 +127,7 @@ func (a *app) mount(ctx context.Context, ref manifest.Ref, dir string, fits func
 		return err
 	}
 	defer closing(&err, l.close)
-	rec, err := findRecord(l.store, ref, fits)
+	rec, err := choose(l.store)
 	if err != nil {
 		return err
 	}
@@ -133,14 +136,14 @@ func (a *app) mount(ctx context.Context, ref manifest.Ref, dir string, fits func
 		return err
 	}
 	pin := fmt.Sprintf("mount/%d%s", os.Getpid(), dir)
-	if err := l.store.Pin(pin, store.PinTarget{Layers: rec.Layers}, store.PinOptions{Process: true}); err != nil {
+	if err := l.store.Pin(pin, store.PinTarget{Manifests: []digest.Digest{rec.Manifest}, Layers: rec.Layers}, store.PinOptions{Process: true}); err != nil {
 		return err
 	}
 	view, err := l.pool.View(ctx, rec.Layers)
 	if err != nil {
 		return err
 	}
-	if err := l.store.Pin(pin, store.PinTarget{Layers: rec.Layers, Views: []uint64{view}}, store.PinOptions{Process: true}); err != nil {
+	if err := l.store.Pin(pin, store.PinTarget{Manifests: []digest.Digest{rec.Manifest}, Layers: rec.Layers, Views: []uint64{view}}, store.PinOptions{Process: true}); err != nil {
 		return err
 	}
 	return a.serveView(ctx, l, view, dir)
@@ -187,43 +190,6 @@ func tellReady() error {
 	pipe := os.NewFile(readyFD, "ready")
 	_, err := pipe.WriteString("ready")
 	return errors.Join(err, pipe.Close())
-}
-
-// ofKind says whether an image is of the kind that was asked for.
-func ofKind(prefer manifest.Prefer, r store.Record) bool {
-	variant := r.Trust == manifest.TOCOnly.String()
-	return !(prefer == manifest.OnlyVariant && !variant || prefer == manifest.OnlyPlain && variant)
-}
-
-// findRecord picks the image of a reference that fits, a sentinel variant before its plain sibling.
-func findRecord(st *store.Store, ref manifest.Ref, fits func(store.Record) bool) (store.Record, error) {
-	var records []store.Record
-	var err error
-	if ref.Digest != "" {
-		records, err = st.ResolveDigest(ref.Digest)
-	} else {
-		records, _, err = st.Resolve(ref.StoreName())
-	}
-	if err != nil {
-		return store.Record{}, err
-	}
-	var found []store.Record
-	var there []string
-	for _, r := range records {
-		there = append(there, r.Platform+" ("+r.Trust+")")
-		if fits(r) {
-			found = append(found, r)
-		}
-	}
-	if len(found) == 0 {
-		return store.Record{}, fmt.Errorf("%s is not here as was asked for, but as %s: %w", ref.Familiar(), strings.Join(there, ", "), store.ErrNotFound)
-	}
-	for _, r := range found {
-		if r.Trust == manifest.TOCOnly.String() {
-			return r, nil
-		}
-	}
-	return found[0], nil
 }
 
 func newUmount(a *app) *cobra.Command {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
@@ -14,6 +15,7 @@ import (
 	"github.com/tocsin/tocsin/copy"
 	"github.com/tocsin/tocsin/copy/registry"
 	"github.com/tocsin/tocsin/manifest"
+	"github.com/tocsin/tocsin/store"
 )
 
 // parseRegistryRef reads a reference that must be a registry's.
@@ -70,9 +72,13 @@ func newTags(a *app) *cobra.Command {
 
 func newTag(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use: "tag REF TAG...", Short: "Give an image of a registry more tags, and print its digest", Args: cobra.MinimumNArgs(2),
-		Long: "Give an image of a registry more tags in the same repository. Its manifest is read once and sent as it came; no blob moves.",
+		Use: "tag REF TAG...", Short: "Give an image of a registry or of the store more tags, and print its digest", Args: cobra.MinimumNArgs(2),
+		Long: "Give an image more tags in the same repository. No blob moves; of a registry the manifest is read once and sent as it came.\n" +
+			"An image of the store can have other names too, spelled store:NAME.",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if ref, err := parseRef(args[0]); err == nil && ref.Transport == manifest.Store {
+				return a.tagLocal(cmd, ref, args[1:])
+			}
 			ref, err := parseRegistryRef(args[0])
 			if err != nil {
 				return err
@@ -103,6 +109,44 @@ func newTag(a *app) *cobra.Command {
 			return err
 		},
 	}
+}
+
+// tagLocal gives an image of the store more names.
+func (a *app) tagLocal(cmd *cobra.Command, ref manifest.Ref, names []string) (err error) {
+	var targets []string
+	for _, name := range names {
+		full := name
+		if !strings.HasPrefix(name, "store:") {
+			if ref.Repo == "" || ref.ID != "" {
+				return usage(fmt.Errorf("%s names no repository for the tag %s; say store:NAME", ref.Familiar(), name))
+			}
+			full = "store:" + ref.Repository() + ":" + name
+		}
+		to, err := parseRef(full)
+		if err != nil {
+			return err
+		}
+		if to.Digest != "" || to.Repo == "" {
+			return usage(fmt.Errorf("%s is no name with a tag", full))
+		}
+		targets = append(targets, to.StoreName())
+	}
+	st, err := store.Open(a.config.Root, &store.Options{Logger: a.log})
+	if err != nil {
+		return err
+	}
+	defer closing(&err, st.Close)
+	found, err := st.Find(ref)
+	if err != nil {
+		return err
+	}
+	for _, name := range targets {
+		if err := st.Tag(name, found); err != nil {
+			return err
+		}
+	}
+	_, err = fmt.Fprintln(cmd.OutOrStdout(), found.Top)
+	return err
 }
 
 // digestOf is the digest by which a reference's manifest is known.

@@ -5,7 +5,6 @@ import (
 	"testing"
 
 	"github.com/tocsin/tocsin/manifest"
-	"github.com/tocsin/tocsin/store"
 )
 
 func TestPreference(t *testing.T) { // S25
@@ -25,17 +24,5 @@ func TestPreference(t *testing.T) { // S25
 	}
 	if _, err := preference("both", manifest.Ref{}); !errors.Is(err, errUsage) {
 		t.Errorf("both: %v", err)
-	}
-}
-
-func TestOfKind(t *testing.T) {
-	plain, variant := store.Record{Trust: "TOCUnbound"}, store.Record{Trust: "TOCOnly"}
-	for p, want := range map[manifest.Prefer][2]bool{
-		manifest.PreferPlain: {true, true}, manifest.PreferVariant: {true, true},
-		manifest.OnlyPlain: {true, false}, manifest.OnlyVariant: {false, true},
-	} {
-		if got := [2]bool{ofKind(p, plain), ofKind(p, variant)}; got != want {
-			t.Errorf("%v: %v", p, got)
-		}
 	}
 }
