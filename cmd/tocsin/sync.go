@@ -25,25 +25,21 @@ type syncFlags struct {
 func newSync(a *app) *cobra.Command {
 	var c syncFlags
 	cmd := &cobra.Command{
-		Use: "sync FILE DEST", Short: "Copy the images that a file lists into a registry or directory", Args: cobra.ExactArgs(2),
+		Use: "sync FILE [DEST]", Short: "Copy the images that a file lists into a registry or directory", Args: cobra.RangeArgs(1, 2),
 		Long: "Copy the images that a file of skopeo's sync format lists, with their whole lists. DEST is a registry with or without a\n" +
 			"path (HOST[/PATH]), or dir:DIR, which gets a directory for each image. An image is called by the last part of its\n" +
-			"repository there. Prints the digest and place of each.",
+			"repository there. A file of regsync's format says itself where its images go, and has no DEST: it is done once.\n" +
+			"Prints the digest and place of each.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			raw, err := readSmall(args[0], maxSyncFile)
 			if err != nil {
 				return err
 			}
-			registries, err := parseSync(raw)
+			p, err := readSync(raw, args[1:], c.scoped)
 			if err != nil {
 				return fmt.Errorf("%s: %w", args[0], err)
 			}
-			to := syncTo{dest: args[1], scoped: c.scoped}
-			// Before anything is asked of a registry, DEST must be able to hold a name.
-			if _, err := to.ref(manifest.Ref{Transport: manifest.Docker, Host: "h", Repo: "r", Tag: "t", Index: -1}); err != nil {
-				return err
-			}
-			return a.sync(cmd, registries, to, c)
+			return a.sync(cmd, p, c)
 		},
 	}
 	f := cmd.Flags()
@@ -90,6 +86,12 @@ func (a *app) syncClient(registries map[string]syncRegistry) (*registry.Client, 
 		} else if r.TLSVerify != nil && o.Insecure {
 			return nil, usage(fmt.Errorf("%s: tls-verify: true contradicts --insecure", host))
 		}
+		if r.CertDir != "" {
+			if o.CertDirs == nil {
+				o.CertDirs = make(map[string]string)
+			}
+			o.CertDirs[host] = r.CertDir
+		}
 		if r.Credentials.Username == "" {
 			continue
 		}
@@ -108,66 +110,79 @@ func (a *app) syncClient(registries map[string]syncRegistry) (*registry.Client, 
 	return registry.New(o), nil
 }
 
-func (a *app) sync(cmd *cobra.Command, registries map[string]syncRegistry, to syncTo, c syncFlags) (err error) {
-	o, err := c.options(manifest.Ref{})
+// syncPlan is what a file asks for.
+type syncPlan struct {
+	registries map[string]syncRegistry
+	wanted     []wanted
+	to         syncTo
+}
+
+// readSync reads a file and DEST, which must be able to hold a name before anything is asked of a registry.
+func readSync(raw []byte, dest []string, scoped bool) (p syncPlan, err error) {
+	if p.registries, p.wanted, err = parseSync(raw); err != nil {
+		return p, err
+	}
+	if own := len(p.wanted) > 0 && p.wanted[0].target != nil; own == (len(dest) == 1) {
+		return p, usage(errors.New("DEST goes with a file of skopeo's format, and only with one"))
+	}
+	if len(dest) == 1 {
+		p.to = syncTo{dest: dest[0], scoped: scoped}
+		_, err = p.to.ref(manifest.Ref{Transport: manifest.Docker, Host: "h", Repo: "r", Tag: "t", Index: -1})
+	}
+	return p, err
+}
+
+func (a *app) sync(cmd *cobra.Command, p syncPlan, c syncFlags) (err error) {
+	client, err := a.syncClient(p.registries)
 	if err != nil {
+		return err
+	}
+	jobs, failed := listWanted(cmd.Context(), client, p)
+	if failed != nil && !c.keepGoing {
+		return failed
+	}
+	if jobs, err = distinct(jobs); err != nil {
 		return err
 	}
 	bars, err := newProgress(os.Stderr, c.progress)
 	if err != nil {
 		return err
 	}
-	client, err := a.syncClient(registries)
-	if err != nil {
-		return err
-	}
-	repos, err := wantedOf(registries)
-	if err != nil {
-		return err
-	}
-	refs, failed := listWanted(cmd.Context(), client, repos)
-	if failed != nil && !c.keepGoing {
-		return failed
-	}
-	jobs, err := syncJobs(refs, to)
-	if err != nil {
-		return err
-	}
+	defer bars.wait()
 	env, done, err := a.env(bars)
 	if err != nil {
 		return err
 	}
 	defer closing(&err, done)
 	env.Registry = client
-	if err := a.trust(env, c.trust, refs...); err != nil {
+	var sources []manifest.Ref
+	for _, j := range jobs {
+		sources = append(sources, j.src)
+	}
+	if err := a.trust(env, c.trust, sources...); err != nil {
 		return err
 	}
 	for _, j := range jobs {
-		if c.dryRun {
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s -> %s\n", j.src, j.dst)
-		} else {
-			err = syncOne(cmd, env, j, o)
-		}
-		if err != nil && (!c.keepGoing || cmd.Context().Err() != nil) {
-			return errors.Join(failed, err)
-		}
+		err := syncOne(cmd, env, j, c)
 		failed = errors.Join(failed, err)
+		if err != nil && (!c.keepGoing || cmd.Context().Err() != nil) {
+			break
+		}
 	}
-	bars.wait()
 	return failed
 }
 
-// listWanted turns repositories into images. It goes on behind a repository that cannot be listed.
-func listWanted(ctx context.Context, client *registry.Client, repos []wanted) (refs []manifest.Ref, failed error) {
-	for _, w := range repos {
+// listWanted turns repositories into copies. It goes on behind a repository that cannot be listed.
+func listWanted(ctx context.Context, client *registry.Client, p syncPlan) (jobs []syncJob, failed error) {
+	for _, w := range p.wanted {
 		var tags []string
 		var err error
 		if len(w.pick) == 0 {
 			tags, err = client.Repo(w.repo.Host, w.repo.Repo).Tags(ctx)
 		}
-		var more []manifest.Ref
+		var more []syncJob
 		if err == nil {
-			more, err = w.refs(tags)
+			more, err = w.jobs(tags, p.to)
 		}
 		if err == nil && len(more) == 0 {
 			err = fmt.Errorf("none of its %d tags is asked for: %w", len(tags), copy.ErrNotFound)
@@ -176,12 +191,27 @@ func listWanted(ctx context.Context, client *registry.Client, repos []wanted) (r
 			failed = errors.Join(failed, fmt.Errorf("list %s: %w", w.repo.Repository(), err))
 			continue
 		}
-		refs = append(refs, more...)
+		jobs = append(jobs, more...)
 	}
-	return refs, failed
+	return jobs, failed
 }
 
-func syncOne(cmd *cobra.Command, env *copy.Env, j syncJob, o *copy.Options) error {
+// syncOne copies one image, or says that it would.
+func syncOne(cmd *cobra.Command, env *copy.Env, j syncJob, c syncFlags) error {
+	if c.dryRun {
+		_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s -> %s\n", j.src, j.dst)
+		return err
+	}
+	if c.platform == "" {
+		c.platform = j.platform
+	}
+	if j.referrers {
+		c.signatures.with = append(slices.Clone(c.signatures.with), "referrers")
+	}
+	o, err := c.options(j.dst)
+	if err != nil {
+		return err
+	}
 	res, err := copy.Copy(cmd.Context(), env, j.src, j.dst, o)
 	if err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/Masterminds/semver/v3"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/tocsin/tocsin/manifest"
@@ -32,79 +33,114 @@ type syncRegistry struct {
 	CertDir   string `yaml:"cert-dir"`
 }
 
-// parseSync reads a file of skopeo's sync format. What it asks for and tocsin does not do is a usage error, as is a key
+// parseSync reads a file of skopeo's sync format or of regsync's: what it says of registries, and what is wanted of
+// them, in the order of names or of the file. What it asks for and tocsin does not do is a usage error, as is a key
 // that is not known.
-func parseSync(raw []byte) (map[string]syncRegistry, error) {
+func parseSync(raw []byte) (map[string]syncRegistry, []wanted, error) {
 	if len(raw) > maxSyncFile {
-		return nil, usage(fmt.Errorf("more than %d bytes", maxSyncFile))
+		return nil, nil, usage(fmt.Errorf("more than %d bytes", maxSyncFile))
 	}
-	dec := yaml.NewDecoder(bytes.NewReader(raw))
-	dec.KnownFields(true)
+	if isRegsync(raw) {
+		return parseRegsync(raw)
+	}
 	var registries map[string]syncRegistry
-	if err := dec.Decode(&registries); err != nil && !errors.Is(err, io.EOF) {
-		return nil, usage(err)
-	}
-	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return nil, usage(errors.New("more than one document"))
+	if err := decodeSync(raw, &registries); err != nil {
+		return nil, nil, err
 	}
 	if len(registries) == 0 {
-		return nil, usage(errors.New("no registry"))
+		return nil, nil, usage(errors.New("no registry"))
 	}
+	var out []wanted
 	for _, host := range slices.Sorted(maps.Keys(registries)) {
-		if err := registries[host].check(); err != nil {
-			return nil, usage(fmt.Errorf("%s: %w", host, err))
+		r := registries[host]
+		list, err := r.wanted(host)
+		if err = errors.Join(r.checkAccess(), err); err != nil {
+			return nil, nil, usage(fmt.Errorf("%s: %w", host, err))
 		}
+		out = append(out, list...)
 	}
-	return registries, nil
+	return registries, out, nil
 }
 
-func (r syncRegistry) check() error {
-	switch {
-	case len(r.BySemver) > 0:
-		return errors.New("images-by-semver is not supported; images-by-tag-regex can say most of it")
-	case r.CertDir != "":
-		return errors.New("cert-dir is not supported; name the certificates in hosts.toml (--hosts-dir)")
-	case (r.Credentials.Username == "") != (r.Credentials.Password == ""):
+// decodeSync decodes the one document of a file.
+func decodeSync(raw []byte, into any) error {
+	dec := yaml.NewDecoder(bytes.NewReader(raw))
+	dec.KnownFields(true)
+	if err := dec.Decode(into); err != nil && !errors.Is(err, io.EOF) {
+		return usage(err)
+	}
+	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return usage(errors.New("more than one document"))
+	}
+	return nil
+}
+
+func (r syncRegistry) checkAccess() error {
+	if (r.Credentials.Username == "") != (r.Credentials.Password == "") {
 		return errors.New("credentials need a username and a password")
-	case len(r.Images)+len(r.ByTagRegex) == 0:
-		return errors.New("no images")
 	}
 	return nil
 }
 
 // wanted is a repository and which of its images are copied.
 type wanted struct {
-	repo manifest.Ref   // its tag and digest mean nothing
-	pick []string       // tags and digests; empty: tags has them
-	tags *regexp.Regexp // of those that the registry lists
+	repo  manifest.Ref      // its tag and digest mean nothing
+	pick  []string          // tags and digests; empty: match says
+	match func(string) bool // of the tags that the registry lists
+
+	// What only regsync's files say: where it goes instead of below DEST, for which platforms, and whether with referrers.
+	target    *manifest.Ref
+	platform  string
+	referrers bool
 }
 
-// wantedOf lists what a file asks for, in the order of names.
-func wantedOf(registries map[string]syncRegistry) ([]wanted, error) {
-	var out []wanted
-	for _, host := range slices.Sorted(maps.Keys(registries)) {
-		r := registries[host]
-		for _, name := range slices.Sorted(maps.Keys(r.Images)) {
-			w := wanted{pick: r.Images[name], tags: regexp.MustCompile("")}
-			var err error
-			if w.repo, err = syncRepo(host, name); err != nil {
-				return nil, err
+// wanted lists what skopeo's format asks of a registry, by kind and in the order of names.
+func (r syncRegistry) wanted(host string) (out []wanted, err error) {
+	add := func(name, value string, matcher func(string) (func(string) bool, error), pick []string) {
+		w := wanted{pick: pick}
+		var errs [2]error
+		w.repo, errs[0] = syncRepo(host, name)
+		w.match, errs[1] = matcher(value)
+		for _, e := range errs {
+			if e != nil {
+				err = errors.Join(err, fmt.Errorf("%s: %w", name, e))
 			}
-			out = append(out, w)
 		}
-		for _, name := range slices.Sorted(maps.Keys(r.ByTagRegex)) {
-			re, err := regexp.Compile(r.ByTagRegex[name])
-			if err != nil {
-				return nil, usage(fmt.Errorf("%s/%s: %w", host, name, err))
-			}
-			w := wanted{tags: re}
-			if w.repo, err = syncRepo(host, name); err != nil {
-				return nil, err
-			}
-			out = append(out, w)
-		}
+		out = append(out, w)
 	}
-	return out, nil
+	for _, name := range slices.Sorted(maps.Keys(r.Images)) {
+		add(name, "", byRegexp, r.Images[name])
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.ByTagRegex)) {
+		add(name, r.ByTagRegex[name], byRegexp, nil)
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.BySemver)) {
+		add(name, r.BySemver[name], bySemver, nil)
+	}
+	if len(out) == 0 {
+		err = errors.New("no images")
+	}
+	return out, err
+}
+
+func byRegexp(s string) (func(string) bool, error) {
+	re, err := regexp.Compile(s)
+	if err != nil {
+		return nil, err
+	}
+	return re.MatchString, nil
+}
+
+// bySemver takes the tags that are versions of the constraint, as skopeo does; other tags are none.
+func bySemver(s string) (func(string) bool, error) {
+	constraint, err := semver.NewConstraint(s)
+	if err != nil {
+		return nil, err
+	}
+	return func(tag string) bool {
+		v, err := semver.NewVersion(tag)
+		return err == nil && constraint.Check(v)
+	}, nil
 }
 
 func syncRepo(host, name string) (manifest.Ref, error) {
@@ -115,29 +151,48 @@ func syncRepo(host, name string) (manifest.Ref, error) {
 	return ref, err
 }
 
-// refs are a repository's images; listed are its tags, which are needed only if it names none.
-func (w wanted) refs(listed []string) ([]manifest.Ref, error) {
+// jobs are the copies of a repository's images; listed are its tags, which are needed only if it names none.
+func (w wanted) jobs(listed []string, to syncTo) ([]syncJob, error) {
 	pick := w.pick
 	if len(pick) == 0 {
 		for _, t := range listed {
-			if w.tags.MatchString(t) {
+			if w.match(t) {
 				pick = append(pick, t)
 			}
 		}
 	}
-	var out []manifest.Ref
+	var out []syncJob
 	for _, p := range pick {
-		separator := ":"
-		if strings.Contains(p, ":") {
-			separator = "@"
-		}
-		ref, err := parseRef("docker://" + w.repo.Repository() + separator + p)
-		if err != nil {
+		j := syncJob{platform: w.platform, referrers: w.referrers}
+		var err error
+		if j.src, err = parseRef("docker://" + w.repo.Repository() + separated(p)); err != nil {
 			return nil, err
 		}
-		out = append(out, ref)
+		if j.dst, err = w.destination(to, j.src, p); err != nil {
+			return nil, err
+		}
+		out = append(out, j)
 	}
 	return out, nil
+}
+
+// destination is the place of one image: DEST says it, or the file. A target of several images has their tags.
+func (w wanted) destination(to syncTo, src manifest.Ref, pick string) (manifest.Ref, error) {
+	switch {
+	case w.target == nil:
+		return to.ref(src)
+	case w.match == nil:
+		return *w.target, nil
+	}
+	return parseRef("docker://" + w.target.Repository() + separated(pick))
+}
+
+// separated is a tag or digest with what stands before it in a reference.
+func separated(tagOrDigest string) string {
+	if strings.Contains(tagOrDigest, ":") {
+		return "@" + tagOrDigest
+	}
+	return ":" + tagOrDigest
 }
 
 // syncTo is where images go: a registry and perhaps a path there, or a directory of dir: places.
@@ -171,26 +226,26 @@ func (t syncTo) ref(src manifest.Ref) (manifest.Ref, error) {
 	return parseRef("docker://" + dest + "/" + name + ":" + src.Tag)
 }
 
-// syncJob is one copy.
-type syncJob struct{ src, dst manifest.Ref }
+// syncJob is one copy, and what of its file says how.
+type syncJob struct {
+	src, dst  manifest.Ref
+	platform  string
+	referrers bool
+}
 
-// syncJobs gives every image its place, and refuses two images in one place.
-func syncJobs(refs []manifest.Ref, to syncTo) ([]syncJob, error) {
+// distinct refuses two images in one place, and drops what is asked for twice.
+func distinct(jobs []syncJob) ([]syncJob, error) {
 	taken := make(map[string]manifest.Ref)
 	var out []syncJob
-	for _, src := range refs {
-		dst, err := to.ref(src)
-		if err != nil {
-			return nil, err
-		}
-		key := dst.String()
-		if other, ok := taken[key]; ok && other != src {
-			return nil, usage(fmt.Errorf("%s and %s would both become %s; --scoped keeps their whole names", other, src, dst))
+	for _, j := range jobs {
+		key := j.dst.String()
+		if other, ok := taken[key]; ok && other != j.src {
+			return nil, usage(fmt.Errorf("%s and %s would both become %s; --scoped keeps their whole names", other, j.src, j.dst))
 		} else if ok {
 			continue
 		}
-		taken[key] = src
-		out = append(out, syncJob{src, dst})
+		taken[key] = j.src
+		out = append(out, j)
 	}
 	return out, nil
 }

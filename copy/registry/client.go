@@ -26,6 +26,8 @@ type Options struct {
 	// CertDir is a directory of certificates as docker has them for a host: *.crt of authorities, and pairs of *.cert
 	// and *.key for this client. They hold for every host that hosts.toml does not describe; "" means none.
 	CertDir string
+	// CertDirs has hosts for which another directory stands in for CertDir.
+	CertDirs map[string]string
 	// Credentials answers for a host (and port) as the registry names itself; empty strings mean none. nil reads
 	// AuthFiles.
 	Credentials func(host string) (user, secret string, err error)

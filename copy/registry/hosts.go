@@ -2,6 +2,7 @@ package registry
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -109,7 +110,7 @@ func (c *Client) loadHost(host string) ([]*endpoint, error) {
 	if c.o.HostsDir != "" {
 		o.HostDir = config.HostDirFromRoot(c.o.HostsDir)
 	}
-	certificates, err := readCertDir(c.o.CertDir)
+	certificates, err := readCertDir(cmp.Or(c.o.CertDirs[host], c.o.CertDir))
 	if err != nil {
 		return nil, fmt.Errorf("registry %s: %w", host, err)
 	}
