@@ -66,7 +66,7 @@ func copyFrom(ctx context.Context, env *Env, judge *judged, dst manifest.Ref, o 
 		return nil, err
 	}
 	r := newRunner(env, from, to, o)
-	r.notes = s.notes
+	r.notes = absentNote(s.instances)
 	r.to = p.naming.over(r)
 	res, err := r.run(ctx, s, p)
 	if err == nil {
@@ -79,6 +79,10 @@ func copyFrom(ctx context.Context, env *Env, judge *judged, dst manifest.Ref, o 
 func prepare(ctx context.Context, judge *judged, dst manifest.Ref, o *Options) (situation, *copyPlan, *Options, error) {
 	if _, err := o.wish().Choose(manifest.Situation{}); err != nil {
 		return situation{}, nil, o, err
+	}
+	if plainTars(dst.Transport) && o.Prefer == manifest.PreferPlain { // L26
+		c := *o
+		c.Prefer, o = manifest.PreferGzip, &c
 	}
 	s, err := gather(ctx, judge, o)
 	if err == nil {
@@ -110,7 +114,7 @@ func prepare(ctx context.Context, judge *judged, dst manifest.Ref, o *Options) (
 	if a, ok := judge.source.(*dockerArchive); ok {
 		s.made = a.made
 	}
-	if dst.Transport == manifest.DockerArchive {
+	if plainTars(dst.Transport) {
 		o, err = intoDockerArchive(s, o)
 	} else if s.made {
 		o, err = intoRecipe(o)

@@ -22,6 +22,8 @@ import (
 type dockerArchive struct {
 	archiveIn
 	ref manifest.Ref
+	// want, if not "", is what the image was asked for by: its ID, or the digest of its manifest or list.
+	want digest.Digest
 
 	loading sync.Mutex
 	doc     document
@@ -88,6 +90,9 @@ func (a *dockerArchive) choose(ctx context.Context, x *tarIndex) error {
 	full, err := manifest.NewImage(m, c)
 	if err != nil {
 		return fmt.Errorf("image %s: %w", doc.digest, err)
+	}
+	if err := a.wanted(x, doc, m); err != nil {
+		return err
 	}
 	blobs := map[digest.Digest]archiveBlob{m.Config.Digest: {raw: im.config}}
 	for i, l := range full.Layers {
@@ -258,20 +263,32 @@ type dockerArchiveOut struct {
 
 func createDockerArchive(ref manifest.Ref) (*dockerArchiveOut, error) {
 	l, err := newTarLayout(ref)
-	return &dockerArchiveOut{l, make(map[digest.Digest][]byte)}, err
+	if err != nil {
+		return nil, err
+	}
+	return newDockerArchive(l), nil
+}
+
+func newDockerArchive(l *tarLayout) *dockerArchiveOut {
+	return &dockerArchiveOut{l, make(map[digest.Digest][]byte)}
+}
+
+// plainTars says whether a place holds what docker save writes: one image, its layers as plain tars.
+func plainTars(t manifest.Transport) bool {
+	return t == manifest.DockerArchive || t == manifest.DockerDaemon
 }
 
 // intoDockerArchive is what the options become for a docker archive, or why the copy cannot be. It is pure.
 func intoDockerArchive(s situation, o *Options) (*Options, error) {
 	switch {
 	case s.list != nil:
-		return nil, fmt.Errorf("a docker archive holds one image, not a list of %d; choose one with --platform: %w", len(s.instances), ErrUsage)
+		return nil, fmt.Errorf("what docker save writes holds one image, not a list of %d; choose one with --platform: %w", len(s.instances), ErrUsage)
 	case s.instances[0].image == nil:
-		return nil, fmt.Errorf("a docker archive holds container images, and %s is none: %w", s.top.digest, manifest.ErrUnsupported)
+		return nil, fmt.Errorf("what docker save writes holds container images, and %s is none: %w", s.top.digest, manifest.ErrUnsupported)
 	case o.Compress.Algorithm != "" && o.Compress.Algorithm != algoNone:
-		return nil, fmt.Errorf("a docker archive holds plain tars, so --compress %s means nothing there: %w", o.Compress.Algorithm, ErrUsage)
+		return nil, fmt.Errorf("what docker save writes holds plain tars, so --compress %s means nothing there: %w", o.Compress.Algorithm, ErrUsage)
 	case o.Sentinel != "" && o.Sentinel != sentinelNone:
-		return nil, fmt.Errorf("a docker archive holds plain tars, so --sentinel %s means nothing there: %w", o.Sentinel, ErrUsage)
+		return nil, fmt.Errorf("what docker save writes holds plain tars, so --sentinel %s means nothing there: %w", o.Sentinel, ErrUsage)
 	}
 	c := *o
 	c.Compress = Compression{Algorithm: algoNone}

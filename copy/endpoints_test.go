@@ -42,6 +42,7 @@ func endpoints() []endpoint {
 		{name: "dir", ref: path("dir"), lists: true},
 		{name: "oci-archive", ref: named("oci-archive"), lists: true},
 		{name: "docker-archive", ref: named("docker-archive"), plain: true},
+		{name: "docker-daemon", ref: func(_ *world, name string) string { return "docker-daemon:place/" + name + ":v1" }, plain: true},
 		{name: "containerd", ref: func(w *world, name string) string { return w.inContainerd("place/" + name + ":v1") }, lists: true},
 	}
 }
@@ -148,8 +149,10 @@ func refusesList(w *world, src, dst string) {
 	nothingAt(w.t, w.ref(dst).Path)
 	w.copy(src, dst, &Options{Platform: platform(w.t, "linux/amd64")})
 	w.checkTars(dst, small(w.t))
-	if err := os.Remove(w.ref(dst).Path); err != nil {
-		w.t.Fatal(err)
+	if path := w.ref(dst).Path; path != "" {
+		if err := os.Remove(path); err != nil {
+			w.t.Fatal(err)
+		}
 	}
 }
 

@@ -64,7 +64,7 @@ type forms struct {
 // acceptsOf are the types that a place declares, nil when it takes any. Every form has a place in layouts, in dir: and
 // in registries, which say what they do not take when they are given it.
 func acceptsOf(t manifest.Transport) []string {
-	if t == manifest.DockerArchive {
+	if plainTars(t) {
 		return []string{v1.MediaTypeImageManifest, manifest.DockerManifest}
 	}
 	return nil

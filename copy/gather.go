@@ -102,8 +102,7 @@ func gather(ctx context.Context, src source, o *Options) (situation, error) {
 	if err := g.load(ctx, s.instances); err != nil {
 		return s, err
 	}
-	s.notes, err = g.leftOut(top, s.instances)
-	return s, err
+	return s, noneLeft(top, s.instances)
 }
 
 // choose finds the one instance for a platform, in the list itself before the lists in it.

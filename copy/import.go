@@ -37,7 +37,7 @@ type importer struct {
 func runImport(ctx context.Context, env *Env, from source, dst manifest.Ref, s situation, p *copyPlan) (_ *Result, err error) {
 	im := &importer{
 		env: env, from: from, slots: semaphore.NewWeighted(int64(env.jobs())), pin: "copy/" + rand.Text(),
-		blobsToo: p.keepBlobs, kept: make(map[digest.Digest][]digest.Digest), notes: s.notes,
+		blobsToo: p.keepBlobs, kept: make(map[digest.Digest][]digest.Digest), notes: absentNote(s.instances),
 	}
 	defer func() { err = errors.Join(err, env.Store.Unpin(im.pin)) }()
 	var lists []document

@@ -11,6 +11,7 @@ import (
 
 	"github.com/tocsin/tocsin/chunked/fill"
 	"github.com/tocsin/tocsin/copy/containerd"
+	"github.com/tocsin/tocsin/copy/dockerd"
 	"github.com/tocsin/tocsin/copy/registry"
 	"github.com/tocsin/tocsin/manifest"
 	"github.com/tocsin/tocsin/store"
@@ -120,6 +121,7 @@ type Env struct {
 	Store       *store.Store       // needed for store:
 	Pool        *fill.Pool         // needed for store:
 	Containerd  *containerd.Client // needed for containerd:
+	Dockerd     *dockerd.Client    // needed for docker-daemon:
 	Progress    Progress           // nil: silent
 	Jobs        int                // blobs under way at once; 0: 6
 	Trust       *Trust             // nil: every image is accepted

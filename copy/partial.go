@@ -58,17 +58,23 @@ func (g *gatherer) leaveOut(in *instance, err error) bool {
 	return true
 }
 
-// leftOut says what was left out of a list. It is an error if that is all of it.
-func (g *gatherer) leftOut(top document, instances []instance) ([]string, error) {
+// noneLeft refuses a list of which nothing is there. It is pure.
+func noneLeft(top document, instances []instance) error {
 	all, gone := countAbsent(instances)
-	switch {
-	case len(gone) == 0:
-		return nil, nil
-	case !anyCopied(instances):
-		return nil, fmt.Errorf("list %s: none of its %d images is all at the source: %w", top.digest, all, ErrNotFound)
+	if len(gone) == 0 || anyCopied(instances) {
+		return nil
+	}
+	return fmt.Errorf("list %s: none of its %d images is all at the source: %w", top.digest, all, ErrNotFound)
+}
+
+// absentNote says what was left out of a list, if anything. It is pure.
+func absentNote(instances []instance) []string {
+	all, gone := countAbsent(instances)
+	if len(gone) == 0 {
+		return nil
 	}
 	return []string{fmt.Sprintf("the source has not all of %d of the %d images of the list, so the list is copied without them (sparse): %s",
-		len(gone), all, listed(gone))}, nil
+		len(gone), all, listed(gone))}
 }
 
 // countAbsent counts the images of lists, and names those that are not there by what they are for.

@@ -77,6 +77,8 @@ func openSource(env *Env, ref manifest.Ref) (source, error) {
 		return newTarball(ref), nil
 	case manifest.Containerd:
 		return openContainerd(env, ref), nil
+	case manifest.DockerDaemon:
+		return openDaemon(env, ref), nil
 	}
 	return nil, fmt.Errorf("%s cannot be copied from: %w", ref, ErrUsage)
 }
@@ -107,6 +109,8 @@ func openDestination(env *Env, ref manifest.Ref) (destination, error) {
 		return createDockerArchive(ref)
 	case manifest.Containerd:
 		return createContainerd(env, ref)
+	case manifest.DockerDaemon:
+		return createDaemon(env, ref)
 	}
 	return nil, fmt.Errorf("%s cannot be copied to: %w", ref, ErrUsage)
 }

@@ -23,7 +23,6 @@ type situation struct {
 	signed    func(digest.Digest) bool // whether a manifest has signatures that are to be kept; nil: none has
 	made      bool                     // top was made here, of an archive's files
 	accepts   []string                 // what the destination declares (acceptsOf)
-	notes     []string                 // what the user should know of the source
 }
 
 // held is which blobs of layers and artifacts a source has as they came.

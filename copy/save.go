@@ -42,7 +42,7 @@ func Save(ctx context.Context, env *Env, to Saved, refs []manifest.Ref, o *Optio
 // docker would take. It is pure.
 func savedName(ref manifest.Ref) string {
 	switch ref.Transport {
-	case manifest.Docker, manifest.Store:
+	case manifest.Docker, manifest.Store, manifest.Containerd, manifest.DockerDaemon:
 		if ref.Tag == "" || ref.ID != "" { // an ID is no name
 			return ""
 		}

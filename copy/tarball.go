@@ -88,18 +88,6 @@ func (t *tarball) read(ctx context.Context) error {
 	return nil
 }
 
-// openFile opens a file, or standard input for "-".
-func openFile(name string) (*os.File, error) {
-	if name == "-" {
-		return os.Stdin, nil
-	}
-	f, err := os.Open(name)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("%w: %w", err, ErrNotFound)
-	}
-	return f, err
-}
-
 // rootFS is what one look at a root file system's tar tells.
 type rootFS struct {
 	digest, diffID digest.Digest // of the file, and of the tar in it

@@ -180,6 +180,8 @@ func blobName(d digest.Digest) (string, error) {
 // wait for all of it.
 type archiveIn struct {
 	path string
+	// stream, if not nil, is where the archive comes from; path is then only its name.
+	stream func(ctx context.Context) (io.ReadCloser, error)
 
 	mu    sync.Mutex
 	file  *os.File
@@ -193,7 +195,11 @@ func (a *archiveIn) open(ctx context.Context) (*tarIndex, error) {
 		return a.index, nil
 	}
 	var err error
-	a.file, a.index, err = openArchive(ctx, a.path)
+	if a.stream == nil {
+		a.file, a.index, err = openArchive(ctx, a.path)
+	} else {
+		a.file, a.index, err = openStream(ctx, a.path, a.stream)
+	}
 	return a.index, err
 }
 
@@ -216,19 +222,43 @@ func (a *archiveIn) close() error {
 // openArchive opens a tar and indexes it. "-", a pipe, and a compressed tar become a file without a name first, because
 // blobs are read in another order than they stand in. The caller closes the file.
 func openArchive(ctx context.Context, name string) (*os.File, *tarIndex, error) {
-	f := os.Stdin
-	if name != "-" {
-		var err error
-		if f, err = os.Open(name); errors.Is(err, os.ErrNotExist) {
-			return nil, nil, fmt.Errorf("%w: %w", err, ErrNotFound)
-		} else if err != nil {
-			return nil, nil, err
-		}
+	f, err := openFile(name)
+	if err != nil {
+		return nil, nil, err
 	}
-	f, err := plainTar(ctx, f)
+	if f, err = plainTar(ctx, f); err != nil {
+		return nil, nil, fmt.Errorf("archive %s: %w", name, err)
+	}
+	return indexArchive(ctx, name, f)
+}
+
+// openStream reads a tar to its end into a file without a name, and indexes it. The caller closes the file.
+func openStream(ctx context.Context, name string, open func(ctx context.Context) (io.ReadCloser, error)) (*os.File, *tarIndex, error) {
+	in, err := open(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	f, err := spoolTar(ctx, in)
 	if err != nil {
 		return nil, nil, fmt.Errorf("archive %s: %w", name, err)
 	}
+	return indexArchive(ctx, name, f)
+}
+
+// openFile opens a file, or standard input for "-".
+func openFile(name string) (*os.File, error) {
+	if name == "-" {
+		return os.Stdin, nil
+	}
+	f, err := os.Open(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %w", err, ErrNotFound)
+	}
+	return f, err
+}
+
+// indexArchive indexes a file that holds a plain tar, or closes it.
+func indexArchive(ctx context.Context, name string, f *os.File) (*os.File, *tarIndex, error) {
 	st, err := f.Stat()
 	if err == nil {
 		var x *tarIndex
@@ -256,6 +286,11 @@ func plainTar(ctx context.Context, f *os.File) (*os.File, error) {
 			return f, nil
 		}
 	}
+	return spoolTar(ctx, f)
+}
+
+// spoolTar writes the tar inside of a stream into a file without a name, and closes the stream.
+func spoolTar(ctx context.Context, f io.ReadCloser) (*os.File, error) {
 	in, err := openTar(&contextReader{ctx, f})
 	if err != nil {
 		return nil, errors.Join(err, f.Close())

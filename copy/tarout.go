@@ -28,12 +28,13 @@ const (
 )
 
 // tarOut is a tar being written in one pass. One blob at a time goes into it; whose turn it is holds the token of turn.
-// A file appears under its name when it is finished, and can take back a blob that failed; standard output can do
-// neither.
+// A file appears under its name when it is finished, and can take back a blob that failed; a stream can do neither.
 type tarOut struct {
-	path string   // "" on standard output
-	file *os.File // a temporary file beside path, or standard output
-	turn chan struct{}
+	path   string      // "" of a stream
+	file   *os.File    // a temporary file beside path; nil of a stream
+	stream io.Writer   // standard output, or a daemon
+	cut    func(error) // of a stream whose reader may have stopped: makes writes to it fail; nil: there is no need
+	turn   chan struct{}
 
 	off    int64 // owned by whose turn it is, like broken
 	broken error // why nothing more can be written
@@ -44,11 +45,8 @@ type tarOut struct {
 
 // newTarOut begins an archive. "-" is standard output. An old file of that name stays until the new one is whole.
 func newTarOut(path string) (*tarOut, error) {
-	o := &tarOut{path: path, turn: make(chan struct{}, 1), have: make(map[string]int64)}
-	o.turn <- struct{}{}
 	if path == "-" {
-		o.path, o.file = "", os.Stdout
-		return o, nil
+		return newTarStream(os.Stdout, nil), nil
 	}
 	if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s is not a regular file; - is standard output: %w", path, ErrUsage)
@@ -60,8 +58,24 @@ func newTarOut(path string) (*tarOut, error) {
 	if err != nil {
 		return nil, fmt.Errorf("begin the archive %s: %w", path, err)
 	}
-	o.file = f
+	o := newTarStream(f, nil)
+	o.path, o.file = path, f
 	return o, nil
+}
+
+// newTarStream begins an archive that goes to a writer as it is made.
+func newTarStream(w io.Writer, cut func(error)) *tarOut {
+	o := &tarOut{stream: w, cut: cut, turn: make(chan struct{}, 1), have: make(map[string]int64)}
+	o.turn <- struct{}{}
+	return o
+}
+
+// until lets nobody wait for a stream's reader when the context is done. What it returns ends that.
+func (o *tarOut) until(ctx context.Context) (stop func() bool) {
+	if o.cut == nil {
+		return func() bool { return true }
+	}
+	return context.AfterFunc(ctx, func() { o.cut(context.Cause(ctx)) })
 }
 
 func (o *tarOut) acquire(ctx context.Context) error {
@@ -105,6 +119,7 @@ func (o *tarOut) add(ctx context.Context, name string, size int64, open func() (
 	if err != nil {
 		return err
 	}
+	defer o.until(ctx)()
 	start := o.off
 	err = o.addFrom(name, size, &contextReader{ctx, body})
 	if err := errors.Join(err, body.Close()); err != nil {
@@ -134,7 +149,7 @@ func (o *tarOut) addFrom(name string, size int64, body io.Reader) error {
 
 // Write appends bytes of the tar. Only who has the turn may.
 func (o *tarOut) Write(p []byte) (int, error) {
-	n, err := o.file.Write(p)
+	n, err := o.stream.Write(p)
 	o.off += int64(n)
 	return n, err
 }
@@ -307,6 +322,7 @@ func (o *tarOut) finish(ctx context.Context) error {
 		return err
 	}
 	defer o.release()
+	defer o.until(ctx)()
 	o.broken = errors.New("it is finished")
 	if _, err := o.Write(make([]byte, 2*tarBlock)); err != nil {
 		return err
@@ -356,8 +372,13 @@ func newTarLayout(ref manifest.Ref) (*tarLayout, error) {
 	if err != nil {
 		return nil, err
 	}
+	return tarLayoutOn(ref, out)
+}
+
+// tarLayoutOn begins a layout in an archive, which it closes when that fails.
+func tarLayoutOn(ref manifest.Ref, out *tarOut) (*tarLayout, error) {
 	// First, so that a reader of a stream knows what follows.
-	err = out.addJSON(context.Background(), layoutFile, v1.ImageLayout{Version: v1.ImageLayoutVersion})
+	err := out.addJSON(context.Background(), layoutFile, v1.ImageLayout{Version: v1.ImageLayoutVersion})
 	if err != nil {
 		return nil, errors.Join(err, out.close())
 	}

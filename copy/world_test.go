@@ -21,6 +21,7 @@ import (
 	"github.com/tocsin/tocsin/chunked"
 	"github.com/tocsin/tocsin/chunked/fill"
 	"github.com/tocsin/tocsin/copy/containerd"
+	"github.com/tocsin/tocsin/copy/dockerd"
 	"github.com/tocsin/tocsin/copy/registry"
 	"github.com/tocsin/tocsin/integration/contentd"
 	"github.com/tocsin/tocsin/integration/front"
@@ -38,6 +39,8 @@ type world struct {
 	dir   string
 
 	containerd *contentd.Server // nil until a place of it is named
+	daemon     *front.Daemon    // stands in for docker's
+	dockerd    *dockerd.Client  // of daemon
 }
 
 func newWorld(t *testing.T, jobs int) *world {
@@ -47,6 +50,14 @@ func newWorld(t *testing.T, jobs int) *world {
 	srv := httptest.NewServer(w.front)
 	t.Cleanup(srv.Close)
 	w.host = strings.TrimPrefix(srv.URL, "http://")
+	w.daemon = &front.Daemon{}
+	dsrv := httptest.NewServer(w.daemon)
+	t.Cleanup(dsrv.Close)
+	var err error
+	if w.dockerd, err = dockerd.New(dockerd.Options{Host: "tcp://" + strings.TrimPrefix(dsrv.URL, "http://")}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { w.dockerd.Close() })
 	w.env = w.machine(jobs)
 	return w
 }
@@ -76,7 +87,7 @@ func (w *world) machineAt(root string, jobs int) *Env {
 			w.t.Error(err)
 		}
 	})
-	env := &Env{Registry: client, Store: st, Pool: pool, Jobs: jobs}
+	env := &Env{Registry: client, Store: st, Pool: pool, Jobs: jobs, Dockerd: w.dockerd}
 	w.connect(env)
 	return env
 }

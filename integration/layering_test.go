@@ -29,7 +29,8 @@ chunked/fill        < manifest chunked store                        | os context
 copy/registry       < manifest                                      | os net context               | opencontainers containerd/remotes containerd/errdefs containerd/log distribution/reference docker/credentials sync time
 copy/policy         < manifest                                      |                            | opencontainers distribution/reference go-crypto x/crypto yaml
 copy/containerd     <                                               | context                    | opencontainers containerd containerd/images containerd/errdefs grpc
-copy                < manifest chunked chunked/fill store copy/registry copy/policy copy/containerd | os context               | opencontainers klauspost/compress vbatts/tar-split sync
+copy/dockerd        <                                               | os net context               |
+copy                < manifest chunked chunked/fill store copy/registry copy/policy copy/containerd copy/dockerd | os context               | opencontainers klauspost/compress vbatts/tar-split sync
 snapshotter/lazyfs  < manifest chunked chunked/fill store           | os net context unsafe        | go-fuse sys sync
 snapshotter         < manifest chunked chunked/fill store snapshotter/lazyfs | os net context      | opencontainers containerd containerd/errdefs containerd/log grpc bbolt sys sync
 cmd/tocsin          < all                                           | os net context               | *
@@ -267,6 +268,7 @@ func TestPolicyRefuses(t *testing.T) {
 		{"copy/containerd", modulePath + "/store", false, false},
 		{"copy/containerd", "github.com/containerd/containerd/v2/core/images", false, true},
 		{"copy/containerd", "github.com/containerd/containerd/v2/core/metadata", false, false},
+		{"copy/dockerd", modulePath + "/manifest", false, false},
 		{"copy/registry", modulePath + "/integration/front", true, true},
 		{"copy/registry", modulePath + "/integration/front", false, false},
 		{"snapshotter", "github.com/hanwen/go-fuse/v2/fuse", false, false},

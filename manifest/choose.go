@@ -24,6 +24,9 @@ const (
 	OnlyVariant
 	// OnlyPlain: a plain instance or nothing.
 	OnlyPlain
+	// PreferGzip: as PreferPlain, but gzip before zstd. For a destination of
+	// docker's, which may be too old for zstd.
+	PreferGzip
 )
 
 // IsVariant reports whether the list says that d is a sentinel variant. It
@@ -90,7 +93,7 @@ func (c candidate) compare(o candidate) int {
 }
 
 // Choose returns the instance for a platform: the best match of its variant,
-// then the kind that p asks for, then zstd before gzip, then list order. An
+// then the kind that p asks for, then zstd before gzip or as p says, then list order. An
 // entry without a platform (that is not an artifact) answers only when
 // nothing else does. If there is none, the error is ErrNotFound and lists
 // the platforms that there are.
@@ -113,14 +116,14 @@ func (l *List) Choose(want v1.Platform, p Prefer) (v1.Descriptor, error) {
 // rate decides whether d may answer for want at all.
 func rate(d v1.Descriptor, want v1.Platform, p Prefer) (candidate, bool) {
 	var c candidate
-	variant := IsVariant(d)
+	variant, plain := IsVariant(d), p == PreferPlain || p == PreferGzip
 	switch {
-	case p == OnlyVariant && !variant, p == OnlyPlain && variant, p == PreferPlain && Hidden(d):
+	case p == OnlyVariant && !variant, p == OnlyPlain && variant, plain && Hidden(d):
 		return c, false
-	case p == PreferPlain && variant, p == PreferVariant && !variant:
+	case plain && variant, p == PreferVariant && !variant:
 		c.kind = 1
 	}
-	if d.Annotations[AnnotationZstd] != "true" {
+	if zstd := d.Annotations[AnnotationZstd] == "true"; zstd == (p == PreferGzip) {
 		c.zstd = 1
 	}
 	if d.Platform == nil && !variant {

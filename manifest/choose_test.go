@@ -52,6 +52,8 @@ func TestChoose(t *testing.T) { // S9, S24, L8, L9, rule 4
 		pick int // -1: ErrNotFound
 	}{
 		{"hidden, plain", hidden, "linux/amd64", PreferPlain, 0},
+		{"hidden, gzip", hidden, "linux/amd64", PreferGzip, 0},
+		{"hidden alone, gzip", hidden[1:2], "linux/amd64", PreferGzip, -1},
 		{"hidden, variant", hidden, "linux/amd64", PreferVariant, 1},
 		{"hidden, only", hidden, "linux/amd64", OnlyVariant, 1},
 		{"hidden, only plain", hidden, "linux/amd64", OnlyPlain, 0},
@@ -80,6 +82,7 @@ func TestChoose(t *testing.T) { // S9, S24, L8, L9, rule 4
 		{"variant's platform rank first", []string{"linux/arm/v7", "unknown/unknown sentinel serves=linux/arm/v6"}, "linux/arm/v7", PreferVariant, 0},
 
 		{"zstd first", []string{"linux/amd64", "linux/amd64 zstd"}, "linux/amd64", PreferPlain, 1},
+		{"gzip first", []string{"linux/amd64 zstd", "linux/amd64"}, "linux/amd64", PreferGzip, 1}, // L26
 		{"then position", []string{"linux/amd64", "linux/amd64"}, "linux/amd64", PreferPlain, 0},
 		{"no platform last", []string{"-", "linux/amd64"}, "linux/amd64", PreferPlain, 1},
 		{"no platform", []string{"linux/arm64", "-"}, "linux/amd64", PreferPlain, 1},

@@ -16,6 +16,7 @@ import (
 	"github.com/tocsin/tocsin/chunked/fill"
 	"github.com/tocsin/tocsin/copy"
 	"github.com/tocsin/tocsin/copy/containerd"
+	"github.com/tocsin/tocsin/copy/dockerd"
 	"github.com/tocsin/tocsin/copy/registry"
 	"github.com/tocsin/tocsin/manifest"
 	"github.com/tocsin/tocsin/store"
@@ -89,12 +90,15 @@ func (a *app) registryOptions() *registry.Options {
 }
 
 // authFiles are where docker and podman keep logins. Without a home there are fewer of them.
-func authFiles() []string {
-	home, err := os.UserHomeDir()
+func authFiles() []string { return registry.DefaultAuthFiles(os.Getenv, home()) }
+
+// home is the user's home directory, or "".
+func home() string {
+	dir, err := os.UserHomeDir()
 	if err != nil {
-		home = ""
+		return ""
 	}
-	return registry.DefaultAuthFiles(os.Getenv, home)
+	return dir
 }
 
 // local is what commands on the store work with. close ends it in the right order.
@@ -148,6 +152,10 @@ func (a *app) env(progress copy.Progress, refs ...manifest.Ref) (_ *copy.Env, do
 		case r.Transport == manifest.Containerd && e.Containerd == nil:
 			if e.Containerd, err = containerd.New(a.containerdAddress()); err == nil {
 				closer = e.Containerd.Close
+			}
+		case r.Transport == manifest.DockerDaemon && e.Dockerd == nil:
+			if e.Dockerd, err = dockerd.New(dockerd.OptionsOf(os.Getenv, home())); err == nil {
+				closer = e.Dockerd.Close
 			}
 		}
 		if err != nil {

@@ -87,7 +87,7 @@ func newCopy(a *app) *cobra.Command {
 		Short: "Copy an image between registries, layouts, archives and the store",
 		Long: "Copy an image, with its whole list when the source is one, and print the digest of what was written.\n" +
 			"References: NAME or docker://NAME, oci:DIR[:NAME], dir:DIR, oci-archive:FILE[:NAME], docker-archive:FILE[:NAME], store:NAME,\n" +
-			"containerd:NAMESPACE/NAME; as SRC also tarball:FILE, an image of one layer made of a root file system's tar. FILE may be - for standard input or output.",
+			"containerd:NAMESPACE/NAME, docker-daemon:NAME; as SRC also tarball:FILE, an image of one layer made of a root file system's tar. FILE may be - for standard input or output.",
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			src, err := parseRef(args[0])

@@ -11,6 +11,7 @@ import (
 	"github.com/tocsin/tocsin/chunked/fill"
 	"github.com/tocsin/tocsin/copy"
 	"github.com/tocsin/tocsin/copy/containerd"
+	"github.com/tocsin/tocsin/copy/dockerd"
 	"github.com/tocsin/tocsin/copy/policy"
 	"github.com/tocsin/tocsin/copy/registry"
 	"github.com/tocsin/tocsin/manifest"
@@ -69,6 +70,8 @@ func failures() []failure {
 		{store.ErrNotFound, exitNotFound, "tocsin images lists what is there"},
 		{store.ErrAmbiguous, exitUsage, "say more of the image ID"},
 		{store.ErrInUse, exitOther, "tocsin umount takes the mount away"},
+		{dockerd.ErrNotFound, exitNotFound, "docker images shows what is there"},
+		{dockerd.ErrHost, exitUsage, "DOCKER_HOST is unix:///PATH or tcp://HOST:PORT; contexts and ssh:// are not followed"},
 		{containerd.ErrNotFound, exitNotFound, "ctr -n NAMESPACE images list shows what is there; what was pulled for one platform, or lazily, is there in part (ctr content fetch completes it)"},
 		{copy.ErrNotFound, exitNotFound, ""},
 	}
