@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/tocsin/tocsin/manifest"
@@ -192,5 +193,35 @@ func TestOnlyCopiesNothingTwice(t *testing.T) { // S7
 	// Two layers, the sentinel and the variant's config; nothing of the image that left.
 	if n := w.front.Count("POST", "/uploads/"); n != 4 {
 		t.Errorf("%d uploads: %v", n, w.front.Log())
+	}
+}
+
+// The sentinel's sha512 name is as good as the other one: such variants go round, are pulled, and are stripped.
+func TestSentinelOfSHA512(t *testing.T) { // S2, S27, S28
+	for _, layout := range []string{"hidden", "upstream", "only"} {
+		w := newWorld(t, 4)
+		src, tars := w.single()
+		at := w.layout("a") + ":x"
+		w.copy(src, at, &Options{Compress: Compression{Algorithm: algoChunked}, Sentinel: layout, Digests: must(t, digest.SHA512)})
+		s := w.situation(at)
+		v := s.instances[len(s.instances)-1].image
+		if !v.Sentinel() || v.Layers[0].Digest != manifest.SentinelDigest512 {
+			t.Fatalf("%s: %s", layout, v.Manifest.Raw)
+		}
+		for _, next := range []string{"dir:" + w.dir + "/d", "oci-archive:" + w.dir + "/a.tar", w.layout("b") + ":x"} {
+			w.copy(at, next, &Options{Preserve: true})
+			sameImage(w, at, next)
+		}
+		w.copy(at, "store:x", nil)
+		for i, raw := range w.stored("store:x", manifest.TOCOnly) {
+			if !bytes.Equal(raw, tars[i]) {
+				t.Errorf("%s: layer %d is another tar", layout, i)
+			}
+		}
+		w.copy(at, w.layout("c")+":x", &Options{Compress: Compression{Algorithm: algoGzip}})
+		w.checkTars(w.layout("c")+":x", tars)
+		if raw := w.raw(w.layout("c") + ":x"); bytes.Contains(raw, []byte("sentinel")) {
+			t.Errorf("%s: %s", layout, raw)
+		}
 	}
 }
