@@ -150,6 +150,9 @@ func plan(s situation, o *Options) (*copyPlan, error) {
 	if p.images, err = pl.list(s.instances, s.list != nil); err != nil {
 		return nil, err
 	}
+	if reason == whySigned && len(o.Signatures.Signers) > 0 && s.list == nil && p.images[0].plain && !p.images[0].edited() {
+		reason = "" // the signed image stays as it is, and what is made around it is signed too (S11)
+	}
 	if reason != "" && optional && slices.ContainsFunc(p.images, imagePlan.addsVariant) {
 		// Nobody asked for a variant by name, so keeping digests comes first (S11, S12).
 		without := *o

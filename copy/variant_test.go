@@ -235,6 +235,30 @@ func TestNoVariantWhereDigestsStay(t *testing.T) { // S11, S12, S35
 	}
 }
 
+// A signed image stays in the list that is made around it, and whoever can sign signs that and the variant too.
+func TestWrapOfASignedImage(t *testing.T) { // S11, S35
+	w := newWorld(t, 4)
+	b := w.build("src")
+	single := b.name(b.image("linux/amd64", algoChunked, small(t)...), "one")
+	old, mine := newKeys(t), newKeys(t)
+	w.copy(single, w.docker("signed:1"), &Options{Signatures: Signing{Signers: []Signer{old.cosign}}})
+	res := w.copy(w.docker("signed:1"), w.docker("out:1"), &Options{
+		Compress: Compression{Algorithm: algoChunked}, Signatures: Signing{Look: true, Signers: []Signer{mine.cosign}},
+	})
+	signatures := w.signaturesOf(w.docker("out:1"))
+	s := w.situation(w.docker("out:1"))
+	if len(s.instances) != 2 || len(signatures) != 3 || len(signatures[res.Digest]) != 1 || len(signatures[s.instances[1].desc.Digest]) != 1 {
+		t.Fatalf("%d instances, %d signed manifests", len(s.instances), len(signatures))
+	}
+	if plain := s.instances[0].desc.Digest; plain != digest.FromBytes(w.raw(single)) || len(signatures[plain]) != 2 {
+		t.Errorf("the plain image %s has %d signatures", plain, len(signatures[plain]))
+	}
+	o := &Options{Compress: Compression{Algorithm: algoGzip}, Signatures: Signing{Look: true, Signers: []Signer{mine.cosign}}}
+	if _, err := w.try(w.docker("signed:1"), w.docker("no:1"), o); !errors.Is(err, ErrPreserve) {
+		t.Errorf("an edit of what is signed: %v", err)
+	}
+}
+
 // Docker's documents cannot say what a variant is: a Docker list becomes an index for it, and a variant Docker's only
 // without its sentinel.
 func TestVariantsAreOCI(t *testing.T) { // S8
@@ -374,5 +398,25 @@ func TestLayoutsGoRound(t *testing.T) { // S28, S29
 				sameImage(w, first, next)
 			}
 		}
+	}
+}
+
+// zstd and zstd:chunked have one annotation in a list. What an instance is, its layers say.
+func TestChunkedIsNotZstd(t *testing.T) { // S34
+	w := newWorld(t, 4)
+	add := &Options{Add: []Compression{{Algorithm: algoChunked}}}
+	for _, layout := range []string{"hidden", "upstream"} {
+		ref, _ := w.published(layout)
+		w.copy(ref, w.docker("same-"+layout+":1"), add)
+		if !bytes.Equal(w.raw(w.docker("same-"+layout+":1")), w.raw(ref)) {
+			t.Errorf("%s: something was added to what is chunked already", layout)
+		}
+	}
+	b := w.build("src")
+	zstd := b.image("linux/amd64", algoZstd, small(t)...)
+	zstd.Annotations = map[string]string{manifest.AnnotationZstd: "true"}
+	w.copy(b.name(b.list(zstd), "zstd"), w.docker("added:1"), add)
+	if s := w.situation(w.docker("added:1")); len(s.instances) != 2 || s.instances[1].image.Trust != manifest.TOCUnbound {
+		t.Errorf("%s", s.top.raw)
 	}
 }
