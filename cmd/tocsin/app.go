@@ -33,6 +33,7 @@ type app struct {
 	limits       limits
 	access       access // for both sides
 	sides        sides  // for one, of commands that have two
+	override     override
 	log          *slog.Logger
 	saidNoPolicy bool
 }
@@ -57,7 +58,7 @@ func (a *app) load(cmd *cobra.Command) error {
 		c.Jobs = a.limits.jobs
 	}
 	a.config = c
-	return a.limits.check()
+	return errors.Join(a.limits.check(), a.override.apply(cmd.Flags()))
 }
 
 // registry makes the client of a command that works with these references.

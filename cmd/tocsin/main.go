@@ -51,6 +51,7 @@ func newRoot() *cobra.Command {
 	f.StringVar(&a.flags.hostsDir, "hosts-dir", "", "directory of hosts.toml files, as containerd has them")
 	f.BoolVar(&a.flags.verbose, "verbose", false, "log what is done")
 	a.access.flags(f, "", "")
+	a.override.flags(f)
 	f.Bool("json-errors", false, "write errors as JSON")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(err) })
 	root.AddCommand(
