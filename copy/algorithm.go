@@ -276,8 +276,11 @@ func settle(ctx context.Context, env *Env, dst manifest.Ref, s situation, o *Opt
 		if refused == nil {
 			continue
 		}
-		if o.wish().Must() != "" || o.wish().Preferred() != alg || !errors.Is(refused, manifest.ErrUnsupported) {
-			return nil, o, fmt.Errorf("%s digests: %w", alg, refused)
+		if !errors.Is(refused, manifest.ErrUnsupported) {
+			return nil, o, refused
+		}
+		if o.wish().Must() != "" || o.wish().Preferred() != alg {
+			return nil, o, fmt.Errorf("%s digests: %w: %w", alg, refused, ErrPreserve)
 		}
 		without := *o
 		without.Digests = nil

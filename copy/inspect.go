@@ -118,7 +118,8 @@ type InspectedInstance struct {
 	Sibling    digest.Digest `json:",omitempty"`
 }
 
-// Inspect describes what a reference names. Of a list it describes every instance, and fills the fields of a single
+// Inspect describes what a reference names, whose digest it gives in the algorithm that o demands; nothing else is
+// changed by that. Of a list it describes every instance, and fills the fields of a single
 // image only if o chooses one.
 func Inspect(ctx context.Context, env *Env, ref manifest.Ref, o *Options) (_ *Inspection, err error) {
 	src, err := openFor(env, ref, o.Platform)
@@ -134,6 +135,9 @@ func Inspect(ctx context.Context, env *Env, ref manifest.Ref, o *Options) (_ *In
 	s, err := gather(ctx, src, o)
 	if err != nil {
 		return nil, err
+	}
+	if alg := o.wish().Must(); alg != "" {
+		s.top.digest = alg.FromBytes(s.top.raw)
 	}
 	out := &Inspection{Digest: s.top.digest, MediaType: s.top.mediaType, Tag: ref.Tag}
 	if ref.Repo != "" {

@@ -118,7 +118,7 @@ func (r *renaming) skipped(ctx context.Context, d v1.Descriptor, alg digest.Algo
 	}
 	there, err := r.destination.has(ctx, d)
 	if there {
-		r.note("%s is at the destination, but no %s digest of it was verified on this machine, so it is sent again", d.Digest, alg)
+		r.note("%s is at the destination, but no %s digest of it was verified on this machine, so it is copied again", d.Digest, alg)
 	}
 	return err
 }

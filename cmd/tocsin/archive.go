@@ -25,6 +25,7 @@ func (c *copyFlags) encoding(f *pflag.FlagSet) {
 	f.StringVarP(&c.format, "format", "f", "", "write manifests and lists as oci or docker (v2s2); default: each stays what it is")
 	f.StringVar(&c.sentinel, "sentinel", "", "publish a sentinel variant: none, hidden, upstream or only (default hidden with --compress zstd:chunked)")
 	f.BoolVar(&c.preserve, "preserve-digests", false, "fail rather than change a digest")
+	c.digests.flags(f)
 	c.signatures.made(f)
 }
 

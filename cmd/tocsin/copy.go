@@ -30,6 +30,7 @@ type encodeFlags struct {
 	compress, format, sentinel string
 	add                        []string
 	preserve, keepBlobs        bool
+	digests                    algorithmFlags
 }
 
 // where adds the flags that say which image is taken and how the outcome is told.
@@ -70,6 +71,9 @@ func (c *copyFlags) options(dst manifest.Ref) (o *copy.Options, err error) {
 		o.Add = append(o.Add, add)
 	}
 	if o.Format, err = copy.ParseFormat(c.format); err != nil {
+		return nil, err
+	}
+	if o.Digests, err = c.digests.wish(); err != nil {
 		return nil, err
 	}
 	if o.Signatures, err = c.signatures.signing(); err != nil {
@@ -154,6 +158,7 @@ func (a *app) copyWith(cmd *cobra.Command, src, dst manifest.Ref, c copyFlags, o
 	if err != nil {
 		return err
 	}
+	done = a.withPairs(env, o, done)
 	defer closing(&err, done)
 	if err := a.trust(env, c.trust, src); err != nil {
 		return err

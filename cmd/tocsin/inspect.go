@@ -47,6 +47,7 @@ func newInspect(a *app) *cobra.Command {
 	var c choice
 	var format string
 	var raw, config bool
+	var algorithm algorithmFlags
 	cmd := &cobra.Command{
 		Use: "inspect REF", Short: "Describe an image without fetching its layers", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -56,6 +57,10 @@ func newInspect(a *app) *cobra.Command {
 			return a.look(args[0], c, func(env *copy.Env, ref manifest.Ref, o *copy.Options) error {
 				if raw || config {
 					return printRaw(cmd, env, ref, config, o)
+				}
+				var err error
+				if o.Digests, err = algorithm.wish(); err != nil {
+					return err
 				}
 				out, err := copy.Inspect(cmd.Context(), env, ref, o)
 				if err != nil {
@@ -67,6 +72,7 @@ func newInspect(a *app) *cobra.Command {
 	}
 	f := cmd.Flags()
 	c.flags(f, "describe the image for")
+	f.StringVar(&algorithm.must, "manifest-digest", "", "give the manifest's digest in sha256, sha384 or sha512, whatever names it")
 	f.StringVar(&format, "format", "", "a Go template instead of JSON")
 	f.BoolVar(&raw, "raw", false, "print the manifest's bytes")
 	f.BoolVar(&config, "config", false, "print the config's bytes")

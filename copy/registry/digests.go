@@ -70,7 +70,8 @@ func (r *Repo) HoldsDigests(ctx context.Context, alg digest.Algorithm) error {
 		return fmt.Errorf("ask %s for %s digests: %w", r, alg, err)
 	default:
 		p.answered = true
-		p.refused = fmt.Errorf("registry %s does not keep %s digests: %w: %w", r.host, alg, manifest.ErrUnsupported, err)
+		// Whatever it said of these bytes, none were wrong: the cause is text only.
+		p.refused = fmt.Errorf("registry %s does not keep %s digests: %w: %v", r.host, alg, manifest.ErrUnsupported, err)
 	}
 	return p.refused
 }
