@@ -154,11 +154,15 @@ func files(t *testing.T, dir string) map[string]int64 {
 }
 
 // complete is how many bytes of content a store need not fetch again: with a TOC those of every complete object, of tars
-// those of the layers that are there as a whole.
+// those of the layers that are there as a whole, and of kept blobs those.
 func complete(t *testing.T, root, form string) (bytes int64) {
 	t.Helper()
 	if form != "tar" {
-		for _, size := range files(t, filepath.Join(root, "objects")) {
+		where := "objects"
+		if form == "kept" {
+			where = "blobs"
+		}
+		for _, size := range files(t, filepath.Join(root, where)) {
 			bytes += size
 		}
 		return bytes
@@ -176,17 +180,20 @@ func complete(t *testing.T, root, form string) (bytes int64) {
 }
 
 // A pull that is killed leaves a clean store with the names it had, and the next one fetches only what is missing.
-func TestKillIntoStore(t *testing.T) {
-	for _, form := range []string{"tar", "zstd:chunked"} {
+func TestKillIntoStore(t *testing.T) { // L33, rule 56
+	for _, form := range []string{"tar", "zstd:chunked", "kept"} {
 		t.Run(form, func(t *testing.T) {
 			b := newKillBench(t)
 			args := []string{"copy"}
-			if form != "tar" {
+			if form == "zstd:chunked" {
 				args = append(args, "--compress", form, "--sentinel", "only")
 			}
 			src := "docker://" + b.host + "/new:1"
 			b.run(filepath.Join(b.dir, "unused"), append(args, "oci:img:new", src)...)
 			pull := []string{"copy", src, "store:x"}
+			if form == "kept" {
+				pull = append(pull, "--keep-blobs")
+			}
 			b.front.Forget()
 			want := b.run(filepath.Join(b.dir, "undisturbed"), pull...)
 			requests, all := b.front.Count("", ""), b.front.Bytes("GET", "/blobs/")
