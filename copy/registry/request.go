@@ -135,10 +135,15 @@ func askedPause(err error) time.Duration {
 	return 0
 }
 
-// authenticated makes one request, and once more if the first is answered by a challenge.
+// maxChallenges bounds how often one request may be answered by a challenge.
+const maxChallenges = 4
+
+// authenticated makes one request, and once more if the first is answered by a challenge. A second try that shows no
+// credentials does not count: the authorizer that had taken the challenge was thrown away since, because another
+// request's token failed.
 func (r *Repo) authenticated(ctx context.Context, e *endpoint, c *call) (*response, error) {
 	state := r.auth(e, c.scopes)
-	for second := false; ; second = true {
+	for challenged := 0; ; challenged++ {
 		u := c.to
 		if u == nil {
 			u = e.url(r.name, c.path)
@@ -157,8 +162,10 @@ func (r *Repo) authenticated(ctx context.Context, e *endpoint, c *call) (*respon
 		if err != nil {
 			return nil, err
 		}
-		if resp.StatusCode == http.StatusUnauthorized && !second && e.is(resp.url) {
-			err := state.answer(ctx, resp.Response, gen, h.Get("Authorization") != "")
+		shown := h.Get("Authorization") != ""
+		again := challenged == 0 || !shown && challenged < maxChallenges
+		if resp.StatusCode == http.StatusUnauthorized && again && e.is(resp.url) {
+			err := state.answer(ctx, resp.Response, gen, shown)
 			refused := refusal(resp.Response)
 			if err != nil {
 				return nil, fmt.Errorf("%w: %w", refused, err)

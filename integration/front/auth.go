@@ -130,3 +130,44 @@ func BasicAuth(next http.Handler, user, password string) http.Handler {
 		next.ServeHTTP(w, r)
 	})
 }
+
+// Stranger passes requests on and remembers those that carried credentials: what a host must never see that a registry
+// only sends its clients to. Safe for concurrent use.
+type Stranger struct {
+	Secrets []string // looked for in the URL and every header
+
+	next http.Handler
+
+	mu    sync.Mutex
+	seen  int
+	leaks []string
+}
+
+// NewStranger returns a handler before next.
+func NewStranger(next http.Handler, secrets ...string) *Stranger {
+	return &Stranger{Secrets: secrets, next: next}
+}
+
+// Seen returns how many requests came, and which of them carried credentials.
+func (s *Stranger) Seen() (requests int, leaks []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.seen, slices.Clone(s.leaks)
+}
+
+// ServeHTTP implements http.Handler.
+func (s *Stranger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	var headers strings.Builder
+	_ = r.Header.Write(&headers)
+	leak := r.Header.Get("Authorization") != "" || r.Header.Get("Cookie") != ""
+	for _, secret := range s.Secrets {
+		leak = leak || strings.Contains(headers.String(), secret) || strings.Contains(r.URL.String(), secret)
+	}
+	s.mu.Lock()
+	s.seen++
+	if leak {
+		s.leaks = append(s.leaks, r.Method+" "+r.URL.String()+"\n"+headers.String())
+	}
+	s.mu.Unlock()
+	s.next.ServeHTTP(w, r)
+}

@@ -210,14 +210,41 @@ func Redirect(base string) Action {
 	}
 }
 
-// Gate sends the header and the first n bytes, then waits until open is closed or the client has gone.
+// Elsewhere lets the registry answer and moves its Location below another base URL.
+func Elsewhere(base string) Action {
+	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		rec := record(next, r)
+		location := rec.Header().Get("Location")
+		if i := strings.Index(location, "/v2/"); i > 0 {
+			location = location[i:]
+		}
+		Header("Location", strings.TrimSuffix(base, "/")+location)(w, r, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			copyHeader(w, rec)
+			w.WriteHeader(rec.Code)
+		}))
+	}
+}
+
+// Gate sends the header and the first n bytes, then waits until open is closed or the client has gone. An answer
+// without a body is held back whole, one that is not longer than n is sent as it is.
 func Gate(n int, open <-chan struct{}) Action {
 	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		rec := record(next, r)
-		sendPart(w, rec, n)
+		// A client that has a whole answer sends its next request, and then nothing tells that it goes.
+		whole := rec.Body.Len()
+		if whole > 0 {
+			sendPart(w, rec, n)
+		}
+		if whole > 0 && n >= whole {
+			return
+		}
 		select {
 		case <-open:
-			_, _ = w.Write(rec.Body.Bytes()[min(n, rec.Body.Len()):])
+			if whole == 0 {
+				sendPart(w, rec, 0)
+				return
+			}
+			_, _ = w.Write(rec.Body.Bytes()[n:])
 		case <-r.Context().Done():
 			panic(http.ErrAbortHandler)
 		}
