@@ -167,18 +167,16 @@ func (n *naming) addReferrers(refs *referrals, o *Options) error {
 	if refs == nil {
 		return nil
 	}
-	for of, list := range refs.of {
+	for ref, of := range refs.all() {
 		c := chooser{n, o.wish(), "it refers to " + of.String()}
-		for _, ref := range list {
-			for _, doc := range append(ref.below, ref.doc) {
-				if err := c.choose(doc.digest); err != nil {
-					return fmt.Errorf("referrer %s: %w", doc.digest, err)
-				}
+		for _, doc := range append(ref.below, ref.doc) {
+			if err := c.choose(doc.digest); err != nil {
+				return fmt.Errorf("referrer %s: %w", doc.digest, err)
 			}
-			for _, d := range ref.blobs {
-				if err := c.choose(d.Digest); err != nil {
-					return fmt.Errorf("referrer %s: %w", ref.doc.digest, err)
-				}
+		}
+		for _, d := range ref.blobs {
+			if err := c.choose(d.Digest); err != nil {
+				return fmt.Errorf("referrer %s: %w", ref.doc.digest, err)
 			}
 		}
 	}

@@ -128,7 +128,7 @@ func prepare(ctx context.Context, judge *judged, dst manifest.Ref, o *Options) (
 		err = carry.invalidated(p.images)
 	}
 	if err == nil {
-		err = carry.fits(ctx, s)
+		err = carry.fits(ctx, s, p.naming)
 	}
 	if err == nil && o.Referrers {
 		// The top's own are written after it, because only then it is known to be there.

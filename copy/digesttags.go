@@ -93,7 +93,7 @@ func (f *referrerFinder) digestTags(ctx context.Context, subjects []digest.Diges
 // tag writes what is said about a manifest that was written. A tag that says something else there stays as it is: others
 // write to it too, and which of both is newer nobody can tell.
 func (r *runner) tag(ctx context.Context, t digestTag) error {
-	to, ok := r.to.(caller)
+	to, ok := bare(r.to).(caller)
 	if !ok {
 		return fmt.Errorf("%s: no place for tags: %w", t.name, manifest.ErrUnsupported) // takesReferrers has said so before
 	}

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/tocsin/tocsin/copy/policy"
 	"github.com/tocsin/tocsin/manifest"
 )
@@ -54,7 +56,7 @@ func numbered(read func(n int) ([]byte, error)) ([]policy.Signature, error) {
 	}
 }
 
-func (d *dir) holds(context.Context, policy.Format) error { return nil }
+func (d *dir) holds(context.Context, policy.Format, []digest.Digest) error { return nil }
 
 // putSignatures writes the files and removes those behind the last.
 func (d *dir) putSignatures(_ context.Context, of subject, sigs []policy.Signature) error {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -85,12 +86,30 @@ type referrals struct {
 	strays   int // that were listed and name another subject, or none
 }
 
-func (r *referrals) count() (n int) {
-	if r != nil {
-		for _, list := range r.of {
-			n += len(list)
+// all are the referrers and what each refers to, in no particular order; r may be nil.
+func (r *referrals) all() iter.Seq2[referrer, digest.Digest] {
+	return func(yield func(referrer, digest.Digest) bool) {
+		if r == nil {
+			return
 		}
-		n += len(r.tags)
+		for of, list := range r.of {
+			for _, ref := range list {
+				if !yield(ref, of) {
+					return
+				}
+			}
+		}
+		for _, t := range r.tags {
+			if !yield(t.referrer, t.of) {
+				return
+			}
+		}
+	}
+}
+
+func (r *referrals) count() (n int) {
+	for range r.all() {
+		n++
 	}
 	return n
 }

@@ -315,6 +315,13 @@ func TestDigestTags(t *testing.T) {
 	if _, err := w.try(src, "dir:"+filepath.Join(w.dir, "d"), o); !errors.Is(err, ErrUsage) {
 		t.Error(err)
 	}
+	wish, err := manifest.MustUse(digest.SHA512)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.try(src, w.layout("sha512")+":x", &Options{Referrers: true, Digests: &wish}); !errors.Is(err, ErrPreserve) {
+		t.Errorf("what nobody may edit under another algorithm: %v", err)
+	}
 	w.copy(src, w.docker("d:1"), nil)
 	if w.reg.Manifest("d", tag) != nil {
 		t.Error("copied without being asked for")

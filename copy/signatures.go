@@ -60,8 +60,8 @@ type signedSource interface {
 
 // signedDestination is a destination that can keep signatures.
 type signedDestination interface {
-	// holds is nil if signatures of that format can be kept.
-	holds(context.Context, policy.Format) error
+	// holds is nil if signatures of that format can be kept for manifests with digests like these.
+	holds(context.Context, policy.Format, []digest.Digest) error
 	// putSignatures makes these the signatures of a manifest that is there. Places that others write to at the same time
 	// only add.
 	putSignatures(ctx context.Context, of subject, sigs []policy.Signature) error
@@ -104,19 +104,23 @@ func (c *carrier) removes(d digest.Digest) bool { return c.options.Remove || d =
 func (c *carrier) signed(d digest.Digest) bool { return len(c.found[d]) > 0 }
 
 // fits refuses what cannot be signed or kept, before a blob moves (L20, rules 23 and 57).
-func (c *carrier) fits(ctx context.Context, s situation) error {
-	formats := make(map[policy.Format]bool)
-	for _, d := range append(subjects(s.instances), s.top.digest) {
+func (c *carrier) fits(ctx context.Context, s situation, n *naming) error {
+	formats := make(map[policy.Format][]digest.Digest)
+	all := append(subjects(s.instances), s.top.digest)
+	for _, d := range all {
 		for _, sig := range c.found[d] {
-			formats[sig.Format()] = true
+			formats[sig.Format()] = append(formats[sig.Format()], d)
 		}
 	}
 	fresh, err := c.fresh(s.top.digest)
 	if err != nil {
 		return err
 	}
+	if n.alg != "" {
+		all = []digest.Digest{n.alg.FromString("")} // like those that are signed
+	}
 	for _, sig := range fresh {
-		formats[sig.Format()] = true
+		formats[sig.Format()] = append(formats[sig.Format()], all...)
 	}
 	if len(formats) == 0 || s.toStore { // the store keeps everything
 		return nil
@@ -130,8 +134,8 @@ func (c *carrier) fits(ctx context.Context, s situation) error {
 	default:
 		return fmt.Errorf("%s can keep no signatures, and --remove-signatures leaves those of the source behind: %w", c.dst, ErrUsage)
 	}
-	for f := range formats {
-		if err := holder.holds(ctx, f); err != nil {
+	for f, of := range formats {
+		if err := holder.holds(ctx, f, of); err != nil {
 			return fmt.Errorf("%s signatures: %w", f, err)
 		}
 	}

@@ -507,6 +507,39 @@ func TestRequireSigned(t *testing.T) {
 	w.copy(w.docker("a:1"), "store:a:1", nil)
 }
 
+// rule 23: a tag that is made of a sha512 digest would be too long for a registry, which is known before a blob moves.
+func TestSignatureOfLongDigest(t *testing.T) {
+	w := newWorld(t, 4)
+	k := newKeys(t)
+	src, _ := w.single()
+	wish, err := manifest.MustUse(digest.SHA512)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := &Options{Digests: &wish, Signatures: Signing{Signers: []Signer{k.cosign}, Identity: "example.com/a:1"}}
+	if _, err := w.try(src, w.docker("a:1"), o); !errors.Is(err, ErrUsage) || !strings.Contains(err.Error(), "too long for a tag") {
+		t.Error(err)
+	}
+	from, err := openSource(w.env, w.ref(src))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range w.situation(src).instances[0].image.Manifest.Layers { // the registry was only asked whether it can sha512
+		raw, err := readBlob(t.Context(), from, l, 1<<20)
+		if err != nil || w.reg.Blob("a", digest.SHA512.FromBytes(raw).String()) != nil || w.reg.Blob("a", l.Digest.String()) != nil {
+			t.Errorf("layer %s was sent, %v", l.Digest, err)
+		}
+	}
+	dir := "dir:" + filepath.Join(w.dir, "d")
+	res := w.copy(src, dir, o)
+	if got := w.signaturesOf(dir); res.Digest.Algorithm() != digest.SHA512 || len(got[res.Digest]) != 1 {
+		t.Errorf("%s has %d signatures", res.Digest, len(got[res.Digest]))
+	}
+	if _, err := w.try(dir, w.docker("b:1"), nil); !errors.Is(err, ErrUsage) {
+		t.Error(err)
+	}
+}
+
 // rule 57: without a name to sign for nothing is copied.
 func TestSignWithoutName(t *testing.T) {
 	w := newWorld(t, 4)

@@ -104,9 +104,14 @@ func (d *docker) attached(ctx context.Context, of digest.Digest) ([]policy.Signa
 }
 
 // holds says whether this repository has a place for signatures of a format.
-func (d *docker) holds(ctx context.Context, f policy.Format) error {
+func (d *docker) holds(ctx context.Context, f policy.Format, of []digest.Digest) error {
 	switch f {
 	case policy.FormatSigstore:
+		for _, d := range of {
+			if _, err := policy.AttachmentTag(d); err != nil {
+				return fmt.Errorf("%w: %w", err, ErrUsage)
+			}
+		}
 		return nil
 	case policy.FormatSimple:
 		if kept, err := d.repo.HoldsSignatures(ctx); err != nil || kept {
