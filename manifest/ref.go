@@ -164,8 +164,15 @@ func parseContainerd(s string) (Ref, error) {
 	if !validNamespace(namespace) {
 		return Ref{}, fmt.Errorf("%w: containerd has no namespace called %.100q", ErrMalformed, namespace)
 	}
-	r, err := parseStore(name)
-	r.Transport, r.Namespace = Containerd, namespace
+	r := Ref{Transport: Containerd, Index: -1}
+	var err error
+	if d, ok := strings.CutPrefix(name, "@"); ok {
+		r.Digest = digest.Digest(d)
+		err = ValidDigest(r.Digest)
+	} else {
+		r, err = parseNamed(Containerd, name)
+	}
+	r.Namespace = namespace
 	return r, err
 }
 

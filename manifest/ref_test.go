@@ -53,6 +53,7 @@ func TestParseRef(t *testing.T) {
 		{"tarball:/a:b@7.tar", path(Tarball, "/a:b@7.tar", "", "", -1), "tarball:/a:b@7.tar"},
 		{"tarball:-", path(Tarball, "-", "", "", -1), "tarball:-"},
 		{"containerd:k8s.io/x", inside("k8s.io", named(Containerd, "docker.io", "library/x", "latest", "")), "containerd:k8s.io/x:latest"},
+		{"containerd:n/0123456789abcdef", inside("n", named(Containerd, "docker.io", "library/0123456789abcdef", "latest", "")), "containerd:n/0123456789abcdef:latest"},
 		{"containerd:default/quay.io/a/b:c", inside("default", named(Containerd, "quay.io", "a/b", "c", "")), "containerd:default/quay.io/a/b:c"},
 		{"containerd:n/x@" + someDigest, inside("n", named(Containerd, "docker.io", "library/x", "", someDigest)), "containerd:n/x@" + someDigest},
 		{"containerd:n/@" + someDigest, inside("n", named(Containerd, "", "", "", someDigest)), "containerd:n/@" + someDigest},
