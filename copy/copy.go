@@ -69,6 +69,16 @@ func copyFrom(ctx context.Context, env *Env, judge *judged, dst manifest.Ref, o 
 	r.notes = absentNote(s.instances)
 	r.to = p.naming.over(r)
 	res, err := r.run(ctx, s, p)
+	if errors.Is(err, registry.ErrRejected) && s.list == nil && s.instances[0].schema1 != nil && cannotModify(s, o) == "" {
+		// Not as it is, then (rule 29). Its layers are there already.
+		again := *o
+		again.raise = true
+		res, second := copyFrom(ctx, env, judge, dst, &again)
+		if second != nil {
+			second = fmt.Errorf("as schema 1: %w; as another manifest: %w", err, second)
+		}
+		return res, errors.Join(second, to.close())
+	}
 	if err == nil {
 		res.Digest = digestAt(r.to, res.Digest)
 	}
@@ -109,6 +119,9 @@ func prepare(ctx context.Context, judge *judged, dst manifest.Ref, o *Options) (
 	s.accepts = acceptsOf(dst.Transport)
 	s.nameAs(s.digested)
 	if err := checkDigested(s); err != nil {
+		return s, nil, o, err
+	}
+	if err := s.raise(ctx, judge.source, dst.Transport, o); err != nil {
 		return s, nil, o, err
 	}
 	if a, ok := judge.source.(*dockerArchive); ok {
@@ -157,7 +170,7 @@ func checkDigested(s situation) error {
 
 // checked makes a document of bytes that a digest named.
 func checked(raw []byte, mediaType string, want digest.Digest) (document, error) {
-	if err := manifest.CheckBytes(raw, want); err != nil {
+	if err := manifest.CheckManifest(raw, want); err != nil {
 		return document{}, err
 	}
 	return document{raw: raw, mediaType: mediaType, digest: want}, nil

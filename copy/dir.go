@@ -103,6 +103,9 @@ func (d *dir) top(context.Context) (document, error) {
 	doc := made(raw, manifest.GuessMediaType(raw))
 	// Nothing there names it, so its name is of the algorithm by which it names the rest.
 	doc.digest = manifest.NamedIn(raw).FromBytes(raw)
+	if isSchema1(doc.mediaType) {
+		doc.digest = manifest.DigestOf(raw)
+	}
 	return doc, nil
 }
 
@@ -143,6 +146,18 @@ func (d *dir) blob(_ context.Context, desc v1.Descriptor) (io.ReadCloser, error)
 		return nil, err
 	}
 	return newVerified(f, desc), nil
+}
+
+func (d *dir) blobSize(_ context.Context, of digest.Digest) (int64, error) {
+	f, err := d.open(v1.Descriptor{Digest: of})
+	if err != nil {
+		return 0, err
+	}
+	st, err := f.Stat()
+	if err := errors.Join(err, f.Close()); err != nil {
+		return 0, err
+	}
+	return st.Size(), nil
 }
 
 func (d *dir) layer(ctx context.Context, desc v1.Descriptor) (io.ReadCloser, error) {

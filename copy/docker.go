@@ -74,6 +74,10 @@ func (d *docker) ranged(desc v1.Descriptor) (fill.Source, store.Source) {
 	}
 }
 
+func (d *docker) blobSize(ctx context.Context, of digest.Digest) (int64, error) {
+	return d.repo.BlobSize(ctx, of)
+}
+
 func (d *docker) has(ctx context.Context, desc v1.Descriptor) (bool, error) {
 	return d.repo.HasBlob(ctx, desc)
 }

@@ -214,6 +214,9 @@ func (g *gatherer) image(ctx context.Context, d v1.Descriptor) (instance, error)
 
 // serves refuses a single image that is not for the platform asked for.
 func (in instance) serves(p v1.Platform) error {
+	if in.schema1 != nil { // whose systems were all linux
+		in.image = &manifest.Image{Config: &manifest.Config{Platform: v1.Platform{OS: "linux", Architecture: in.schema1.Architecture}}}
+	}
 	if in.image == nil {
 		return fmt.Errorf("%s is no container image, so it is for no platform: %w", in.doc.digest, ErrNotFound)
 	}
@@ -247,6 +250,9 @@ func descriptorOf(d document) v1.Descriptor {
 // readInstance parses a manifest and its config. What is no container image is an artifact and stays as it is.
 func readInstance(ctx context.Context, src source, d v1.Descriptor, doc document) (instance, error) {
 	in := instance{desc: d, doc: doc}
+	if isSchema1(doc.mediaType) {
+		return readSchema1(ctx, src, in)
+	}
 	m, err := manifest.ParseManifest(doc.raw, doc.mediaType)
 	if err != nil && doc.mediaType != "" && !manifest.IsManifest(doc.mediaType) {
 		if in.blobs, err = blobsOfUnknown(doc.raw); err == nil {

@@ -33,14 +33,15 @@ type held struct {
 
 // instance is one entry of a list: an image, an artifact, or a list with entries of its own.
 type instance struct {
-	desc     v1.Descriptor   // as the list has it; of a single image made from its manifest
-	doc      document        // of one that is skipped, maybe nothing
-	image    *manifest.Image // nil: an artifact or list, which is copied as it is
-	blobs    []v1.Descriptor // of an artifact: its config and layers
-	list     *manifest.List  // not nil: a list in the list
-	children []instance      // of list, in its order
-	skipped  bool            // not copied
-	absent   bool            // skipped because the source, which may hold a part of a list only, does not have all of it
+	desc     v1.Descriptor     // as the list has it; of a single image made from its manifest
+	doc      document          // of one that is skipped, maybe nothing
+	image    *manifest.Image   // nil: an artifact or list, which is copied as it is
+	blobs    []v1.Descriptor   // of an artifact: its config and layers
+	list     *manifest.List    // not nil: a list in the list
+	children []instance        // of list, in its order
+	schema1  *manifest.Schema1 // not nil: a manifest of schema 1, which is copied as it is
+	skipped  bool              // not copied
+	absent   bool              // skipped because the source, which may hold a part of a list only, does not have all of it
 }
 
 // topAction says what becomes of the top-level manifest.

@@ -38,6 +38,12 @@ func ReplaceLayers(m *Manifest, config v1.Descriptor, layers []v1.Descriptor, me
 	return replaceLayers(m, o, all, mediaType)
 }
 
+// NewManifest returns the bytes of a new image manifest of a type that
+// IsManifest knows.
+func NewManifest(config v1.Descriptor, layers []v1.Descriptor, mediaType string) []byte {
+	return fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"config":%s,"layers":%s}`, mediaType, marshal(config), array(marshalAll(layers)))
+}
+
 // replaceLayers splices; all is the config and then the layers.
 func replaceLayers(m *Manifest, o *object, all []v1.Descriptor, mediaType string) ([]byte, error) {
 	place, _ := o.get("config")

@@ -30,6 +30,23 @@ func (r *Repo) HasBlob(ctx context.Context, d v1.Descriptor) (bool, error) {
 	return d.Size < 0 || resp.ContentLength < 0 || resp.ContentLength == d.Size, nil
 }
 
+// BlobSize asks how big a blob is. A registry that does not say is ErrBadAnswer.
+func (r *Repo) BlobSize(ctx context.Context, d digest.Digest) (int64, error) {
+	if err := manifest.ValidDigest(d); err != nil {
+		return 0, err
+	}
+	resp, err := r.do(ctx, &call{method: http.MethodHead, path: "blobs/" + d.String(), need: docker.HostCapabilityPull,
+		scopes: sortedScopes(pullScope(r.name))})
+	if err != nil {
+		return 0, err
+	}
+	resp.Body.Close()
+	if resp.ContentLength < 0 {
+		return 0, fmt.Errorf("blob %s@%s: %w: no length", r, d, ErrBadAnswer)
+	}
+	return resp.ContentLength, nil
+}
+
 // Blob opens a blob of a known size. The reader gives d.Size bytes with digest d.Digest and then io.EOF, or an error:
 // manifest.ErrDigestMismatch for other bytes or another size, and then the last of them are held back. A body that
 // breaks off is continued by another request. It takes one of the client's places until it is closed.

@@ -51,14 +51,14 @@ func (r *Repo) ManifestNamed(ctx context.Context, ref string) (raw []byte, media
 	}
 	mediaType = mediaTypeOf(resp.Header)
 	if d != "" {
-		if err := manifest.CheckBytes(raw, d); err != nil {
+		if err := manifest.CheckManifest(raw, d); err != nil {
 			return nil, "", "", fmt.Errorf("manifest %s@%s: %w", r, d, err)
 		}
 		return raw, mediaType, d, nil
 	}
 	said := digest.Digest(resp.Header.Get("Docker-Content-Digest"))
-	if manifest.CheckBytes(raw, said) != nil {
-		said = digest.Canonical.FromBytes(raw)
+	if manifest.CheckManifest(raw, said) != nil {
+		said = manifest.DigestOf(raw)
 	}
 	return raw, mediaType, said, nil
 }
@@ -114,7 +114,7 @@ func (r *Repo) putManifest(ctx context.Context, ref string, query url.Values, ra
 		return nil, err
 	}
 	if d != "" {
-		if err := manifest.CheckBytes(raw, d); err != nil {
+		if err := manifest.CheckManifest(raw, d); err != nil {
 			return nil, fmt.Errorf("manifest %s@%s: %w", r, d, err)
 		}
 	}
@@ -128,7 +128,7 @@ func (r *Repo) putManifest(ctx context.Context, ref string, query url.Values, ra
 		return nil, err
 	}
 	drain(resp.Response)
-	if err := sameDigest(resp, func(said digest.Digest) error { return manifest.CheckBytes(raw, said) }); err != nil {
+	if err := sameDigest(resp, func(said digest.Digest) error { return manifest.CheckManifest(raw, said) }); err != nil {
 		return nil, fmt.Errorf("manifest %s:%s: the registry stored other bytes: %w", r, ref, err)
 	}
 	return resp, nil
