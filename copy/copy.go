@@ -69,11 +69,10 @@ func copyFrom(ctx context.Context, env *Env, judge *judged, dst manifest.Ref, o 
 	r.notes = absentNote(s.instances)
 	r.to = p.naming.over(r)
 	res, err := r.run(ctx, s, p)
-	if errors.Is(err, registry.ErrRejected) && s.list == nil && s.instances[0].schema1 != nil && cannotModify(s, o) == "" {
+	if errors.Is(err, registry.ErrRejected) && !judge.raise && s.list == nil && s.instances[0].schema1 != nil && cannotModify(s, o) == "" {
 		// Not as it is, then (rule 29). Its layers are there already.
-		again := *o
-		again.raise = true
-		res, second := copyFrom(ctx, env, judge, dst, &again)
+		judge.raise = true
+		res, second := copyFrom(ctx, env, judge, dst, o)
 		if second != nil {
 			second = fmt.Errorf("as schema 1: %w; as another manifest: %w", err, second)
 		}
@@ -121,7 +120,8 @@ func prepare(ctx context.Context, judge *judged, dst manifest.Ref, o *Options) (
 	if err := checkDigested(s); err != nil {
 		return s, nil, o, err
 	}
-	if err := s.raise(ctx, judge.source, dst.Transport, o); err != nil {
+	raised, err := s.raise(ctx, judge, dst.Transport, o)
+	if err != nil {
 		return s, nil, o, err
 	}
 	if a, ok := judge.source.(*dockerArchive); ok {
@@ -137,6 +137,7 @@ func prepare(ctx context.Context, judge *judged, dst manifest.Ref, o *Options) (
 	}
 	p, o, err := settle(ctx, judge.env, dst, s, o)
 	if err == nil {
+		p.notes = append(raised, p.notes...)
 		p.signatures = carry
 		err = carry.invalidated(p.images)
 	}

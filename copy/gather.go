@@ -201,6 +201,9 @@ func (g *gatherer) image(ctx context.Context, d v1.Descriptor) (instance, error)
 		}
 		defer g.slots.Release(1)
 		doc, err := g.src.manifest(ctx, d)
+		if err == nil && isSchema1(doc.mediaType) {
+			err = fmt.Errorf("manifest %s: schema 1 in a list: %w", doc.digest, manifest.ErrUnsupported)
+		}
 		if err != nil {
 			return instance{}, err
 		}

@@ -51,8 +51,6 @@ type Options struct {
 	KeepBlobs bool
 	// Digests says which algorithm digests are written in. Nil keeps that of each; a zero value is an error.
 	Digests *manifest.DigestWish
-	raise   bool // schema 1 does not go as it is
-
 	// Preserve turns the default of keeping digests into a promise: ErrPreserve rather than an edit.
 	Preserve bool
 }

@@ -52,9 +52,9 @@ func readSchema1(ctx context.Context, src source, in instance) (instance, error)
 	return in, nil
 }
 
-// passes says whether schema 1 can go to a place as it is. It is pure.
+// passesSchema1 says whether schema 1 can go to a place as it is. It is pure.
 func passesSchema1(to manifest.Transport, o *Options) bool {
-	return (to == manifest.Docker || to == manifest.Dir) && !o.raise && o.Format == "" && o.Compress.Algorithm == "" &&
+	return (to == manifest.Docker || to == manifest.Dir) && o.Format == "" && o.Compress.Algorithm == "" &&
 		(o.Sentinel == "" || o.Sentinel == sentinelNone)
 }
 
@@ -119,20 +119,20 @@ func tarOfBlob(ctx context.Context, src source, d v1.Descriptor) (mediaType stri
 	return mediaType, h.Digest(), nil
 }
 
-// raise makes a situation of a schema 1 manifest one of an image, where it cannot go as it is.
-func (s *situation) raise(ctx context.Context, src source, to manifest.Transport, o *Options) error {
-	if s.list != nil || s.instances[0].schema1 == nil || passesSchema1(to, o) {
-		return nil
+// raise makes a situation of a schema 1 manifest one of an image, where it cannot go as it is, and says so.
+func (s *situation) raise(ctx context.Context, judge *judged, to manifest.Transport, o *Options) (note []string, err error) {
+	if s.list != nil || s.instances[0].schema1 == nil || !judge.raise && passesSchema1(to, o) {
+		return nil, nil
 	}
 	reason := cannotModify(*s, o)
 	if reason != "" {
-		return fmt.Errorf("the manifest is of schema 1, which %s cannot be given as it is, and it would change, but %s: %w", to, reason, ErrPreserve)
+		return nil, fmt.Errorf("the manifest is of schema 1, which %s cannot be given as it is, and it would change, but %s: %w", to, reason, ErrPreserve)
 	}
-	in, err := raised(ctx, src, s.instances[0])
+	in, err := raised(ctx, judge.source, s.instances[0])
 	if err != nil {
-		return fmt.Errorf("schema 1 manifest %s: %w", s.top.digest, err)
+		return nil, fmt.Errorf("schema 1 manifest %s: %w", s.top.digest, err)
 	}
-	s.notes = append(s.notes, fmt.Sprintf("%s is of schema 1, so a configuration and a new manifest were made", s.top.digest))
+	note = []string{fmt.Sprintf("%s is of schema 1, so a configuration and a new manifest were made", s.top.digest)}
 	s.top, s.instances = in.doc, []instance{in}
-	return nil
+	return note, nil
 }

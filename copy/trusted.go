@@ -30,6 +30,7 @@ type Trust struct {
 // judged is a source whose manifests the policy has accepted. gather reads through it, so that nothing is parsed that
 // was not asked about, whichever instances it wants (rule 14).
 type judged struct {
+	raise bool // schema 1 does not go as it is: it was tried
 	source
 	env   *Env
 	trust *Trust       // never nil
