@@ -194,7 +194,7 @@ func (im *importer) image(ctx context.Context, ip imagePlan) (*store.Record, err
 	if err != nil {
 		return nil, err
 	}
-	size, err := im.contentSize(numbers)
+	size, err := im.size(numbers, ip)
 	if err != nil {
 		return nil, err
 	}
@@ -212,8 +212,9 @@ func (im *importer) image(ctx context.Context, ip imagePlan) (*store.Record, err
 	}, nil
 }
 
-func (im *importer) contentSize(layers []uint64) (int64, error) {
-	var size int64
+// size is what an image amounts to (L37): the files of each of its layers, the manifest and the config.
+func (im *importer) size(layers []uint64, ip imagePlan) (int64, error) {
+	size := int64(len(ip.doc.raw) + len(ip.image.Config.Raw))
 	for _, n := range layers {
 		l, err := im.env.Pool.Layer(n)
 		if err != nil {

@@ -252,3 +252,21 @@ func TestKeepElsewhere(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A plan says that a layer has to come although its files are here, when its blob is to be kept.
+func TestKeepDryRun(t *testing.T) {
+	w := newWorld(t, 1)
+	src, _ := w.single()
+	w.copy(src, "store:x", nil)
+	for o, want := range map[*Options]string{new(Options): ActionHave, &keep: ActionUnpack} {
+		plan, err := DryRun(t.Context(), w.env, w.ref(src), w.ref("store:x"), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, b := range plan.Instances[0].Blobs {
+			if i > 0 && b.Action != want {
+				t.Errorf("keep %v: layer %d: %s", o.KeepBlobs, i, b.Action)
+			}
+		}
+	}
+}

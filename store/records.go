@@ -17,7 +17,7 @@ type Record struct {
 	Platform string        // os/arch[/variant]
 	Trust    string        // the name of the manifest.Trust it was committed under
 	Layers   []uint64      // data layers, bottom to top, the sentinel left out
-	Size     int64         // bytes of content of all layers, as the committer counts them
+	Size     int64         // of the files in all layers, the manifest and the config in bytes, as the committer counts them
 	Names    []string      `json:"-"` // filled when read, sorted; not read by Commit
 	Created  time.Time     // when it was first committed here
 }

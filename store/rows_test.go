@@ -255,7 +255,7 @@ func TestCommitAndResolve(t *testing.T) {
 	wantClean(t, s)
 }
 
-// A failed commit changes nothing: not the name, not a record, not a manifest.
+// L33: a failed commit changes nothing: not the name, not a record, not a manifest, not what is kept or signed.
 func TestCommitFails(t *testing.T) {
 	s := newStore(t)
 	good := putImage(t, s, "linux/amd64", putTOC(t, s, "l"))
@@ -279,6 +279,12 @@ func TestCommitFails(t *testing.T) {
 		{"signature of nothing", ErrNotFound, func(c *Commit) {
 			c.Signatures = map[digest.Digest][][]byte{digest.FromString("?"): {[]byte("s")}}
 		}},
+		{"missing kept blob, the old image again", ErrNotFound, func(c *Commit) {
+			c.Records, c.Manifests = append(c.Records, good.record), append(c.Manifests, good.manifests...)
+			c.Top = good.record.Manifest
+			c.Signatures = map[digest.Digest][][]byte{good.record.Manifest: {[]byte("s")}}
+			c.Kept = map[digest.Digest][]digest.Digest{good.record.Manifest: {digest.FromString("?")}}
+		}},
 	} {
 		im := other()
 		commit := Commit{Records: []Record{im.record}, Manifests: im.manifests, Name: "img"}
@@ -289,6 +295,9 @@ func TestCommitFails(t *testing.T) {
 		records, top, err := s.Resolve("img")
 		if err != nil || top != good.record.Manifest || len(records) != 1 || len(must[[]Record](t)(s.Records())) != len(before) {
 			t.Fatalf("%s changed the store: %v %v %v", c.name, records, top, err)
+		}
+		if sigs := must[[][]byte](t)(s.Signatures(good.record.Manifest)); len(sigs) != 0 || !slices.Equal(records[0].Layers, good.record.Layers) {
+			t.Fatalf("%s changed the old record: %v %+v", c.name, sigs, records)
 		}
 		if _, _, err := s.Manifest(im.record.Manifest); !errors.Is(err, ErrNotFound) {
 			t.Fatalf("%s left its manifest", c.name)
