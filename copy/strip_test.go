@@ -225,3 +225,45 @@ func TestSentinelOfSHA512(t *testing.T) { // S2, S27, S28
 		}
 	}
 }
+
+// What was pulled as a variant is saved as the plain image that it was made from: the image ID is the plain one's.
+func TestSaveOfAPulledVariant(t *testing.T) { // S30
+	w := newWorld(t, 4)
+	ref, tars := w.published("hidden")
+	want := w.situation(ref).instances[0].image.Config.Raw
+	w.copy(ref, "store:x", &Options{Platform: platform(t, "linux/amd64"), Prefer: manifest.PreferVariant})
+	if im := w.situation("store:x").instances[0].image; !im.Sentinel() {
+		t.Fatalf("the store has %s", im.Manifest.Raw)
+	}
+	to := "docker-archive:" + w.dir + "/saved.tar"
+	w.copy("store:x", to, nil)
+	w.checkTars(to, tars)
+	if got := w.situation(to).instances[0].image.Config.Raw; !bytes.Equal(got, want) {
+		t.Errorf("config\n%s\nwant\n%s", got, want)
+	}
+}
+
+// Without a tar-split nobody knows the tar, so the sentinel stays or the copy ends, before a layer moves.
+func TestNoStripWithoutTarSplit(t *testing.T) { // S27, S30
+	w := newWorld(t, 4)
+	b := w.build("src")
+	layer := b.layer(algoChunked, small(t)[0])
+	delete(layer.Annotations, "io.github.containers.zstd-chunked.tarsplit-position")
+	s := b.blob(manifest.SentinelMediaType, manifest.SentinelContent())
+	toc := digest.Digest(layer.Annotations["io.github.containers.zstd-chunked.manifest-checksum"])
+	src := b.name(b.imageOf([]v1.Descriptor{s, layer}, manifest.SentinelDigest, toc), "x")
+	w.copy(src, "store:x", nil)
+	w.copy(src, w.docker("kept:1"), &Options{Compress: Compression{Algorithm: algoChunked}})
+	w.front.Forget()
+	for _, o := range []*Options{{Compress: Compression{Algorithm: algoGzip}}, {Sentinel: "hidden"}, {Sentinel: "upstream"}} {
+		if _, err := w.try(src, w.docker("out:1"), o); !errors.Is(err, manifest.ErrUnsupported) || !strings.Contains(err.Error(), "has no tar-split") {
+			t.Errorf("%+v: %v", o, err)
+		}
+	}
+	if _, err := w.try("store:x", "docker-archive:"+w.dir+"/out.tar", nil); !errors.Is(err, manifest.ErrUnsupported) {
+		t.Errorf("out of the store: %v", err)
+	}
+	if n := w.front.Count("POST", "/uploads/"); n != 0 {
+		t.Errorf("%d uploads", n)
+	}
+}

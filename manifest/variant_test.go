@@ -182,3 +182,23 @@ func TestStripSentinelRefuses(t *testing.T) {
 		t.Errorf("bad id: %v", err)
 	}
 }
+
+// Who does not know the sentinel's type finds one diff id more than layers, which containerd refuses; who takes every
+// layer for a tar finds none in the first. Both hold in every layout.
+func TestUnawareReadersFail(t *testing.T) { // S31
+	for _, chainBound := range []bool{true, false} {
+		v, _, _ := variantOf(t, chunkedImage(t, 3), chainBound)
+		known := 0
+		for _, l := range v.Manifest.Layers {
+			if IsLayer(l.MediaType) {
+				known++
+			}
+		}
+		if known != 3 || len(v.Config.DiffIDs) != 4 || len(v.Manifest.Layers) != 4 {
+			t.Errorf("%d layers that others know, %d diff ids", known, len(v.Config.DiffIDs))
+		}
+		if strings.HasPrefix(v.Manifest.Layers[0].MediaType, "application/vnd.oci.image.layer.") || strings.HasPrefix(v.Manifest.Layers[0].MediaType, "application/vnd.docker.") {
+			t.Errorf("type %s", v.Manifest.Layers[0].MediaType)
+		}
+	}
+}
