@@ -144,7 +144,7 @@ func prepare(ctx context.Context, judge *judged, dst manifest.Ref, o *Options) (
 	if err == nil {
 		err = carry.fits(ctx, s, p.naming)
 	}
-	if err == nil && o.Referrers {
+	if err == nil && o.Signatures.Referrers {
 		// The top's own are written after it, because only then it is known to be there.
 		if p.referrers, err = findReferrers(ctx, judge.source, append(subjects(s.instances), s.top.digest)); err == nil {
 			err = errors.Join(takesReferrers(dst, p.referrers), p.naming.addReferrers(p.referrers, o))

@@ -41,11 +41,8 @@ type Options struct {
 	Recipe string
 	// Check is what is compared besides what always is.
 	Check Checks
-	// Signatures says what becomes of signatures, and who makes new ones.
+	// Signatures says what becomes of signatures and referrers, and who makes new ones.
 	Signatures Signing
-	// Referrers carries the OCI referrers of everything that is copied under its own digest, and theirs. Where the
-	// destination has no place for those that there are the error is ErrUsage.
-	Referrers bool
 	// KeepBlobs keeps the layer blobs in the store too, besides the files in them, so that the image can be copied out
 	// of it without a change. Without it only artifacts keep theirs.
 	KeepBlobs bool

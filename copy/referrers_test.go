@@ -114,7 +114,7 @@ func TestReferrers(t *testing.T) {
 	if got := w.referrersOf(w.docker("none:1")); len(got) != 0 {
 		t.Errorf("without being asked for: %v", got)
 	}
-	o := &Options{Referrers: true, Preserve: true}
+	o := &Options{Signatures: Signing{Referrers: true}, Preserve: true}
 	at := src
 	for _, next := range []string{
 		w.docker("new:1"), w.docker("old:1"), w.layout("out") + ":x", "dir:" + filepath.Join(w.dir, "d"), w.docker("older:1"), w.layout("unnamed"), "dir:" + filepath.Join(w.dir, "e"),
@@ -152,12 +152,12 @@ func TestReferrersOfEdited(t *testing.T) {
 	src, want := w.referred()
 	s := w.situation(src)
 	amd := plat(t, "linux/amd64")
-	w.copy(src, w.docker("one:1"), &Options{Platform: &amd, Referrers: true})
+	w.copy(src, w.docker("one:1"), &Options{Platform: &amd, Signatures: Signing{Referrers: true}})
 	got := w.referrersOf(w.docker("one:1"))
 	if d := s.instances[0].doc.digest; len(got) != 2 || !slices.Equal(got[d], want[d]) {
 		t.Errorf("%v", got)
 	}
-	res := w.copy(src, w.docker("edited:1"), &Options{Referrers: true, Compress: Compression{Algorithm: algoZstd}})
+	res := w.copy(src, w.docker("edited:1"), &Options{Signatures: Signing{Referrers: true}, Compress: Compression{Algorithm: algoZstd}})
 	if got := w.referrersOf(w.docker("edited:1")); len(got) != 0 {
 		t.Errorf("%v", got)
 	}
@@ -170,13 +170,13 @@ func TestReferrersOfEdited(t *testing.T) {
 	}
 	// The list changes, one of its instances does not.
 	strip := Select{Digests: []digest.Digest{s.instances[0].doc.digest}, Strip: true}
-	w.copy(src, w.docker("strip:1"), &Options{Referrers: true, Select: strip})
+	w.copy(src, w.docker("strip:1"), &Options{Signatures: Signing{Referrers: true}, Select: strip})
 	if got := w.referrersOf(w.docker("strip:1")); len(got) != 2 {
 		t.Errorf("%v", got)
 	}
 	// A registry that takes the list in another dialect only.
 	w.front.Add(front.Rule{Method: http.MethodPut, Path: "/v2/docker/manifests/1", Times: 1, Do: front.Status(http.StatusBadRequest, "MANIFEST_INVALID")})
-	if res = w.copy(src, w.docker("docker:1"), &Options{Referrers: true}); !slices.ContainsFunc(res.Notes, func(n string) bool { return strings.Contains(n, "1 referrers of "+s.top.digest.String()) }) {
+	if res = w.copy(src, w.docker("docker:1"), &Options{Signatures: Signing{Referrers: true}}); !slices.ContainsFunc(res.Notes, func(n string) bool { return strings.Contains(n, "1 referrers of "+s.top.digest.String()) }) {
 		t.Errorf("%q", res.Notes)
 	}
 }
@@ -185,9 +185,9 @@ func TestReferrersOfEdited(t *testing.T) {
 func TestNoPlaceForReferrers(t *testing.T) {
 	w := newWorld(t, 4)
 	src, _ := w.referred()
-	w.copy(src, w.docker("a:1"), &Options{Referrers: true})
+	w.copy(src, w.docker("a:1"), &Options{Signatures: Signing{Referrers: true}})
 	amd := plat(t, "linux/amd64")
-	o := &Options{Platform: &amd, Referrers: true}
+	o := &Options{Platform: &amd, Signatures: Signing{Referrers: true}}
 	for i, dst := range []string{"store:a:1", "oci-archive:" + w.dir + "/a.tar", "docker-archive:" + w.dir + "/b.tar"} {
 		w.front.Forget()
 		if _, err := w.try(w.docker("a:1"), dst, o); !errors.Is(err, ErrUsage) && !errors.Is(err, ErrPreserve) {
@@ -200,10 +200,10 @@ func TestNoPlaceForReferrers(t *testing.T) {
 		}
 		single, _ := w.single()
 		w.copy(single, w.docker(fmt.Sprintf("plain%d:1", i)), nil)
-		w.copy(w.docker(fmt.Sprintf("plain%d:1", i)), dst, &Options{Referrers: true}) // there are none
+		w.copy(w.docker(fmt.Sprintf("plain%d:1", i)), dst, &Options{Signatures: Signing{Referrers: true}}) // there are none
 	}
 	w.env.Trust = nil
-	res, err := DryRun(t.Context(), w.env, w.ref(src), w.ref(w.docker("dry:1")), &Options{Referrers: true})
+	res, err := DryRun(t.Context(), w.env, w.ref(src), w.ref(w.docker("dry:1")), &Options{Signatures: Signing{Referrers: true}})
 	if err != nil || res.Referrers != 5 || !strings.Contains(res.String(), "5 referrers") {
 		t.Errorf("%+v, %v", res, err)
 	}
@@ -213,7 +213,7 @@ func TestNoPlaceForReferrers(t *testing.T) {
 func TestReferrersListing(t *testing.T) {
 	w := newWorld(t, 4)
 	src, want := w.referred()
-	w.copy(src, w.docker("a:1"), &Options{Referrers: true})
+	w.copy(src, w.docker("a:1"), &Options{Signatures: Signing{Referrers: true}})
 	w.withoutAPI("a", http.StatusNotFound)
 	w.withoutAPI("b", http.StatusNotFound)
 	s := w.situation(src)
@@ -226,7 +226,7 @@ func TestReferrersListing(t *testing.T) {
 		{MediaType: v1.MediaTypeImageManifest, Digest: arm, Size: int64(len(s.instances[1].doc.raw))},
 	})
 	w.reg.AddManifest("a", registry.ReferrersTag(arm), v1.MediaTypeImageIndex, index)
-	res := w.copy(w.docker("a:1"), w.docker("b:1"), &Options{Referrers: true})
+	res := w.copy(w.docker("a:1"), w.docker("b:1"), &Options{Signatures: Signing{Referrers: true}})
 	if got := w.referrersOf(w.docker("b:1")); len(got) != 0 {
 		t.Errorf("%v", got)
 	}
@@ -244,7 +244,7 @@ func TestReferrersListing(t *testing.T) {
 	}})
 	w.withoutAPI("a", http.StatusNotFound)
 	w.withoutAPI("b", http.StatusNotFound)
-	w.copy(w.docker("a:1"), w.docker("b:1"), &Options{Referrers: true})
+	w.copy(w.docker("a:1"), w.docker("b:1"), &Options{Signatures: Signing{Referrers: true}})
 	list, err := manifest.ParseList(w.reg.Manifest("b", tag), "")
 	if err != nil || len(list.Instances) != 2 || list.Instances[0].Digest != other || list.Instances[1].Digest != sbom {
 		t.Errorf("%+v, %v", list, err)
@@ -291,7 +291,7 @@ func TestDigestTags(t *testing.T) {
 	att := b.attestation(amd)
 	tag := registry.ReferrersTag(amd.Digest) + ".att"
 	b.name(att, tag)
-	o := &Options{Referrers: true}
+	o := &Options{Signatures: Signing{Referrers: true}}
 	at := src
 	for _, next := range []string{w.docker("a:1"), w.layout("out") + ":x", w.docker("b:1")} {
 		w.copy(at, next, o)
@@ -309,7 +309,7 @@ func TestDigestTags(t *testing.T) {
 	if res := w.copy(src, w.docker("b:1"), o); len(res.Notes) != 1 || !strings.Contains(res.Notes[0], other) || digest.FromBytes(w.reg.Manifest("b", tag)).String() != other {
 		t.Errorf("%q", res.Notes)
 	}
-	if res := w.copy(src, w.docker("c:1"), &Options{Referrers: true, Compress: Compression{Algorithm: algoZstd}}); len(res.Notes) != 1 || w.reg.Manifest("c", tag) != nil {
+	if res := w.copy(src, w.docker("c:1"), &Options{Signatures: Signing{Referrers: true}, Compress: Compression{Algorithm: algoZstd}}); len(res.Notes) != 1 || w.reg.Manifest("c", tag) != nil {
 		t.Errorf("%q", res.Notes)
 	}
 	if _, err := w.try(src, "dir:"+filepath.Join(w.dir, "d"), o); !errors.Is(err, ErrUsage) {
@@ -319,7 +319,7 @@ func TestDigestTags(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.try(src, w.layout("sha512")+":x", &Options{Referrers: true, Digests: &wish}); !errors.Is(err, ErrPreserve) {
+	if _, err := w.try(src, w.layout("sha512")+":x", &Options{Signatures: Signing{Referrers: true}, Digests: &wish}); !errors.Is(err, ErrPreserve) {
 		t.Errorf("what nobody may edit under another algorithm: %v", err)
 	}
 	w.copy(src, w.docker("d:1"), nil)

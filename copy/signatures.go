@@ -15,7 +15,8 @@ import (
 	"github.com/tocsin/tocsin/manifest"
 )
 
-// Signing says what becomes of signatures. The zero value carries those that are found and makes none.
+// Signing says what becomes of signatures, and of what else is said about a manifest. The zero value carries the
+// signatures that are found, no referrers, and makes none.
 type Signing struct {
 	// Remove leaves the source's signatures behind, those of the list and of instances. The
 	// destination keeps none either, but for attachments in a registry, to which others add as well.
@@ -25,6 +26,9 @@ type Signing struct {
 	RemoveList bool
 	// Look looks for signatures in registries also where neither the policy nor registries.d says that there are any.
 	Look bool
+	// Referrers carries the OCI referrers of everything that is copied under its own digest, and theirs. Where the
+	// destination has no place for those that there are the error is ErrUsage.
+	Referrers bool
 	// Signers each sign every manifest that is written, and the list.
 	Signers []Signer
 	// Identity is the name that is signed; "" is the destination's.

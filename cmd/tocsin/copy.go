@@ -52,7 +52,7 @@ func (c *copyFlags) intoStore(f *pflag.FlagSet) {
 }
 
 func (c *copyFlags) options(dst manifest.Ref) (o *copy.Options, err error) {
-	o = &copy.Options{Sentinel: c.sentinel, Preserve: c.preserve, KeepBlobs: c.keepBlobs, Referrers: c.signatures.referrers()}
+	o = &copy.Options{Sentinel: c.sentinel, Preserve: c.preserve, KeepBlobs: c.keepBlobs}
 	if err := c.selection.apply(c.platform, o); err != nil {
 		return nil, err
 	}

@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -166,16 +165,14 @@ func (s *signatureFlags) made(f *pflag.FlagSet) {
 	f.StringVar(&s.identity, "sign-identity", "", "name to sign, with a tag or digest (default the destination's)")
 }
 
-// referrers says whether OCI referrers are asked for.
-func (s *signatureFlags) referrers() bool { return slices.Contains(s.with, "referrers") }
-
 func (s *signatureFlags) signing() (copy.Signing, error) {
 	out := copy.Signing{Remove: s.remove, RemoveList: s.removeList, Identity: s.identity}
 	for _, w := range s.with {
 		switch w {
 		case "sigs":
 			out.Look = true
-		case "referrers": // see referrers
+		case "referrers":
+			out.Referrers = true
 		case "none":
 			if len(s.with) > 1 {
 				return out, usage(errors.New("--with none goes with nothing else"))
