@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 
@@ -321,4 +322,25 @@ func (s *situation) nameAs(d digest.Digest) {
 	if s.list == nil && len(s.instances) == 1 {
 		s.instances[0].doc.digest = d
 	}
+}
+
+// renames says that something gets a digest of another algorithm.
+func (n *naming) renames(d digest.Digest) bool {
+	return n.alg != "" && !n.kept[d] && d.Algorithm() != n.alg
+}
+
+// edit adds to why the top-level manifest changes that digests do.
+func (n *naming) edit(why string) string {
+	if !n.changes {
+		return why
+	}
+	return strings.TrimPrefix(why+", and digests become "+n.alg.String(), ", and ")
+}
+
+// editOf is edit for one image.
+func (n *naming) editOf(why string, ip imagePlan) string {
+	if !n.renames(ip.doc.digest) {
+		return why
+	}
+	return n.edit(why)
 }

@@ -206,3 +206,36 @@ func TestAlgorithmRoundTrip(t *testing.T) { // D1, D21, D22, rule 16, rule 58, L
 		t.Error(err)
 	}
 }
+
+// A dry run says what digests will do, and asks no registry, because a probe writes.
+func TestAlgorithmDryRun(t *testing.T) { // D1
+	w := newWorld(t, 2)
+	src, _ := w.single()
+	out, err := DryRun(t.Context(), w.env, w.ref(src), w.ref(w.docker("a:1")), &Options{Digests: must(t, digest.SHA512)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out.Digest != "" || !strings.Contains(out.Edit, "digests become sha512") || !strings.Contains(out.Instances[0].Edit, "digests become sha512") {
+		t.Errorf("%+v", out)
+	}
+	for _, b := range out.Instances[0].Blobs {
+		if b.Action != ActionCopy || !strings.Contains(b.Reason, "sha512") {
+			t.Errorf("%+v", b)
+		}
+	}
+	if n := w.front.Count("POST", "") + w.front.Count("PUT", ""); n != 0 {
+		t.Errorf("%d writes", n)
+	}
+}
+
+// What is expected is the digest that the outcome has at the destination.
+func TestAlgorithmExpected(t *testing.T) {
+	w := newWorld(t, 2)
+	src, _ := w.single()
+	res := w.copy(src, w.layout("a")+":x", &Options{Digests: must(t, digest.SHA512)})
+	w.copy(src, w.layout("b")+":x", &Options{Digests: must(t, digest.SHA512), Check: Checks{Expect: res.Digest}})
+	_, err := w.try(src, w.layout("c")+":x", &Options{Digests: must(t, digest.SHA512), Check: Checks{Expect: w.situation(src).top.digest}})
+	if !errors.Is(err, ErrExpect) {
+		t.Errorf("the digest that it had: %v", err)
+	}
+}

@@ -197,11 +197,11 @@ func haveOr(have bool, action string) string {
 
 // describePlan says what a plan does, with what the destination has. It is pure.
 func describePlan(s situation, p *copyPlan, o *Options, there map[digest.Digest]string) *DryRunResult {
-	out := &DryRunResult{Edit: topEdit(p), Bytes: make(map[string]int64), Instances: []DryRunInstance{}, Referrers: p.referrers.count()}
+	out := &DryRunResult{Edit: p.naming.edit(topEdit(p)), Bytes: make(map[string]int64), Instances: []DryRunInstance{}, Referrers: p.referrers.count()}
 	if out.Edit == "" {
 		out.Digest = s.top.digest
 	}
-	d := describer{s: s, layout: p.layout, there: there}
+	d := describer{s: s, layout: p.layout, there: there, naming: p.naming}
 	d.walk(p.images, out)
 	counted := make(map[digest.Digest]bool)
 	for _, in := range out.Instances {
@@ -220,6 +220,7 @@ type describer struct {
 	s      situation
 	layout manifest.Layout
 	there  map[digest.Digest]string
+	naming *naming
 }
 
 func (d describer) walk(images []imagePlan, out *DryRunResult) {
@@ -271,6 +272,9 @@ func (d describer) instance(ip imagePlan) DryRunInstance {
 	if ip.converted() {
 		out.Edit = strings.TrimPrefix(out.Edit+", and it is written as "+ip.forms[0], ", and ")
 	}
+	if ip.image != nil && !ip.skipped {
+		out.Edit = d.naming.editOf(out.Edit, ip)
+	}
 	if ip.variant {
 		out.Variant = string(d.layout)
 	}
@@ -287,6 +291,8 @@ func (d describer) instance(ip imagePlan) DryRunInstance {
 		switch {
 		case layer && ip.encode[i-1]:
 			b.Action, b.Reason = ActionEncode, d.encodeReason(c, ip.compress.Algorithm)
+		case d.naming.renames(c.Digest):
+			b.Action, b.Reason = ActionCopy, "under its digest in "+d.naming.alg.String()
 		case layer && d.s.toStore && b.Action == ActionCopy:
 			b.Action = ActionUnpack
 		}

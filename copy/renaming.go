@@ -57,6 +57,14 @@ func digestAt(to destination, d digest.Digest) digest.Digest {
 	return d
 }
 
+// documentAt is a manifest or list as it will be at a destination, once what it names is there.
+func documentAt(to destination, doc document) (document, error) {
+	if here, ok := to.(*renaming); ok {
+		return here.rename(doc)
+	}
+	return doc, nil
+}
+
 // algorithm is that of a blob here.
 func (r *renaming) algorithm(d digest.Digest) digest.Algorithm {
 	if r.naming.alg == "" || r.naming.kept[d] {

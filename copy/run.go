@@ -93,7 +93,7 @@ type written struct {
 }
 
 func (r *runner) run(ctx context.Context, s situation, p *copyPlan) (*Result, error) {
-	if p.top == topKeep {
+	if p.top == topKeep && !p.naming.changes {
 		if err := r.options.expected(s.top); err != nil {
 			return nil, err
 		}
@@ -135,7 +135,11 @@ func (r *runner) run(ctx context.Context, s situation, p *copyPlan) (*Result, er
 
 // commit writes the top-level manifest, if it is the one that was expected.
 func (r *runner) commit(ctx context.Context, top document) error {
-	if err := r.options.expected(top); err != nil {
+	named, err := documentAt(r.to, top)
+	if err == nil {
+		err = r.options.expected(named)
+	}
+	if err != nil {
 		return err
 	}
 	return r.to.commit(ctx, top)
