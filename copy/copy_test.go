@@ -57,7 +57,7 @@ func (w *world) blobOf(ref string, d v1.Descriptor) []byte {
 	return raw
 }
 
-func TestConverted(t *testing.T) { // rule 41
+func TestConverted(t *testing.T) { // rule 41, rule 44
 	for _, algo := range []string{algoNone, algoGzip, algoZstd, algoChunked} {
 		t.Run(algo, func(t *testing.T) {
 			w := newWorld(t, 4)
@@ -220,7 +220,7 @@ func TestStoreToStoreVariant(t *testing.T) {
 }
 
 // Only objects that are missing are fetched, and by range.
-func TestOnlyMissing(t *testing.T) {
+func TestOnlyMissing(t *testing.T) { // rule 34
 	w := newWorld(t, 4)
 	big, add := noise(1, 1<<20), noise(2, 20<<10)
 	b := w.build("src")
@@ -290,7 +290,7 @@ func TestOneJob(t *testing.T) {
 }
 
 // A wrong diffID ends a pull however the layer comes, and nothing gets a name.
-func TestWrongDiffID(t *testing.T) { // rule 17
+func TestWrongDiffID(t *testing.T) { // rule 17, rule 35
 	for _, algo := range []string{algoGzip, algoChunked} {
 		w := newWorld(t, 4)
 		b := w.build("src")

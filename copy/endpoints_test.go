@@ -49,7 +49,7 @@ func endpoints() []endpoint {
 
 // TestEndpoints runs every pair of places with single images and lists: what is copied without a change is the same
 // bytes, what has to change says its new digest, every blob can be read, and what cannot be held is refused first.
-func TestEndpoints(t *testing.T) { // rule 24, rule 49, rule 50, rule 55, L13, L26
+func TestEndpoints(t *testing.T) { // rule 24, rule 49, rule 50, rule 55, rule 3, L13, L26
 	for _, im := range []struct {
 		name string
 		make func(w *world) (string, [][]byte)

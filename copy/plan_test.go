@@ -192,7 +192,7 @@ func TestEncodeLayer(t *testing.T) { // rule 41
 	}
 }
 
-func TestWayOf(t *testing.T) { // S17, S19, S20, S32, rule 68
+func TestWayOf(t *testing.T) { // rule 34, S17, S19, S20, S32, rule 68
 	provable := manifest.Layer{TOC: &manifest.TOCRef{TarSplit: manifest.Range{Off: 1, Len: 1}}}
 	noSplit := manifest.Layer{TOC: &manifest.TOCRef{}}
 	tests := []struct {

@@ -244,10 +244,15 @@ func (r *runner) layers(ctx context.Context, ip imagePlan) ([]v1.Descriptor, err
 	out := make([]v1.Descriptor, len(ip.image.Layers))
 	return out, forEach(ctx, len(out), func(ctx context.Context, i int) (err error) {
 		l := ip.image.Layers[i]
-		if ip.encode[i] {
+		switch {
+		case ip.encode[i]:
 			out[i], err = r.encode(ctx, l, ip.compress)
-		} else if err = r.layer(ctx, l); err == nil {
-			out[i], err = r.sniffed(ctx, ip, l)
+		case ip.compress.Algorithm == "" && isElsewhere(l.Descriptor):
+			out[i] = l.Descriptor
+		default:
+			if err = r.layer(ctx, l); err == nil {
+				out[i], err = r.sniffed(ctx, ip, l)
+			}
 		}
 		if err != nil {
 			err = fmt.Errorf("layer %d (%s): %w", i, l.Digest, err)
@@ -255,6 +260,10 @@ func (r *runner) layers(ctx context.Context, ip imagePlan) ([]v1.Descriptor, err
 		return err
 	})
 }
+
+// isElsewhere says that a layer is a foreign one whose bytes are at its URLs. Every place that keeps layers as they are
+// takes such a descriptor without them (rule 46). Made anew, or taken into the store, it is a layer as any other.
+func isElsewhere(d v1.Descriptor) bool { return manifest.IsForeign(d.MediaType) && len(d.URLs) > 0 }
 
 // sniffed is the descriptor of a layer whose blob went as it is. How a blob begins beats what its media type says (rules
 // 41 and 43): where the manifest changes the type is corrected, where another compression was asked for it is made, and

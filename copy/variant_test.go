@@ -350,7 +350,7 @@ func TestContentNeverFallsBack(t *testing.T) { // S20, S26, rule 68
 }
 
 // Encrypted layers have no table of contents that anybody may use.
-func TestEncryptedHasNoVariant(t *testing.T) { // S36
+func TestEncryptedHasNoVariant(t *testing.T) { // S36, rule 42
 	w := newWorld(t, 4)
 	b := w.build("src")
 	tars := small(t)
@@ -361,6 +361,9 @@ func TestEncryptedHasNoVariant(t *testing.T) { // S36
 		_, err := w.try(src, w.docker("a:1"), &Options{Compress: Compression{Algorithm: algoChunked}, Sentinel: layout})
 		if s := w.reg.Manifest("a", "1"); s != nil && bytes.Contains(s, []byte("sentinel")) {
 			t.Errorf("%q: an encrypted image got a variant (%v)", layout, err)
+		}
+		if s := w.reg.Manifest("a", "1"); s != nil && !bytes.Contains(s, []byte(layer.Digest)) { // rule 42: untouched
+			t.Errorf("%q: an encrypted layer was made anew", layout)
 		}
 	}
 }

@@ -152,7 +152,7 @@ func mustList(t testing.TB, raw string) *List {
 	return l
 }
 
-func TestReplaceInstances(t *testing.T) { // L3, L19
+func TestReplaceInstances(t *testing.T) { // L1, L3, L19
 	l := mustList(t, prettyIndex)
 	edit := func(change func(in []v1.Descriptor) []v1.Descriptor) string {
 		t.Helper()

@@ -54,6 +54,16 @@ func IsLayer(mediaType string) bool {
 	return err == nil
 }
 
+// IsForeign reports whether mediaType is a layer that its maker does not let
+// others pass on: registries have its descriptor, and its URLs have its bytes.
+func IsForeign(mediaType string) bool {
+	switch mediaType {
+	case ociNondistributable, ociNondistributableG, ociNondistributableZ, dockerForeign, dockerForeignGzip:
+		return true
+	}
+	return false
+}
+
 // IsList reports whether mediaType is an OCI index or a Docker manifest list.
 func IsList(mediaType string) bool {
 	return mediaType == v1.MediaTypeImageIndex || mediaType == DockerList
