@@ -3,15 +3,23 @@ package copy
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"os"
 	"path"
+	"runtime"
+	"slices"
+	"sync"
 	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/tocsin/tocsin/chunked/fill"
 	"github.com/tocsin/tocsin/manifest"
@@ -74,13 +82,10 @@ func (x *scan) read(ctx context.Context, at *position, m measuring) error {
 
 // take measures one file and decides whether its bytes are kept.
 func (x *scan) take(name string, old **measured, read func(measuring) (*measured, error), m measuring) (*measured, error) {
-	if alg, ok := namedAlgorithm(name); ok {
-		m = m.with(alg)
-	}
 	if x.exists(layoutFile) == nil && x.exists(indexFile) == nil {
 		m.recipe = false // a layout says what its layers are
 	}
-	got, err := read(m)
+	got, err := read(m.of(name))
 	if err != nil {
 		return nil, err
 	}
@@ -90,13 +95,61 @@ func (x *scan) take(name string, old **measured, read func(measuring) (*measured
 		}
 		return *old, nil
 	}
+	return got, x.keep(name, got)
+}
+
+// keep decides whether a file's bytes are kept.
+func (x *scan) keep(name string, got *measured) error {
 	if got.raw != nil && !mayDescribe(name, got.raw) {
 		got.raw = nil
 	}
 	if x.kept += int64(len(got.raw)); x.kept > maxScanned {
-		return nil, fmt.Errorf("more than %d bytes of documents: %w", maxScanned, manifest.ErrMalformed)
+		return fmt.Errorf("more than %d bytes of documents: %w", maxScanned, manifest.ErrMalformed)
 	}
-	return got, nil
+	return nil
+}
+
+// scanFile is scanTar for a tar in a file: its entries are looked up first, and then measured side by side.
+func scanFile(ctx context.Context, f *os.File, size int64, m measuring) (*scan, error) {
+	index, err := indexTar(ctx, f, size)
+	if err != nil {
+		return nil, err
+	}
+	if index.exists(layoutFile) == nil && index.exists(indexFile) == nil {
+		m.recipe = false
+	}
+	x := &scan{tarNames: newTarNames[*measured]()}
+	x.links = index.links
+	names := slices.SortedFunc(maps.Keys(index.files), func(a, b string) int { return cmp.Compare(index.files[a].off, index.files[b].off) })
+	var mu sync.Mutex
+	slots := semaphore.NewWeighted(int64(runtime.GOMAXPROCS(0)))
+	work, together := errgroup.WithContext(ctx)
+	for _, name := range names {
+		if slots.Acquire(together, 1) != nil {
+			break // and work has the reason
+		}
+		work.Go(func() error {
+			defer slots.Release(1)
+			at := index.files[name]
+			got, err := m.of(name).read(together, index.section(at), at.size)
+			if err != nil {
+				return fmt.Errorf("%.200q: %w", name, err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			x.files[name] = got
+			return x.keep(name, got)
+		})
+	}
+	return x, errors.Join(work.Wait(), ctx.Err())
+}
+
+// of is m for a file of that name.
+func (m measuring) of(name string) measuring {
+	if alg, ok := namedAlgorithm(name); ok {
+		return m.with(alg)
+	}
+	return m
 }
 
 // namedAlgorithm is the algorithm of the digest that a layout names a blob by.

@@ -126,8 +126,30 @@ func (d *digester) archive(ctx context.Context, path string) ([]Digested, error)
 	if err != nil {
 		return nil, err
 	}
-	out, err := d.stream(ctx, f, path)
+	out, err := d.opened(ctx, f, path)
 	return out, errors.Join(err, f.Close())
+}
+
+// opened reads a plain tar in a file where it is, several entries at once; everything else as it streams by.
+func (d *digester) opened(ctx context.Context, f *os.File, path string) ([]Digested, error) {
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	head := make([]byte, 4)
+	if !st.Mode().IsRegular() || f == os.Stdin {
+		return d.stream(ctx, f, path)
+	}
+	if n, err := f.ReadAt(head, 0); err != nil && err != io.EOF {
+		return nil, err
+	} else if sniff(head[:n]) != algoNone {
+		return d.stream(ctx, f, path)
+	}
+	x, err := scanFile(ctx, f, st.Size(), d.want)
+	if err != nil {
+		return nil, err
+	}
+	return d.answers(ctx, x, path)
 }
 
 // stream answers for an archive that is read once.
@@ -136,6 +158,11 @@ func (d *digester) stream(ctx context.Context, f io.Reader, path string) ([]Dige
 	if err != nil {
 		return nil, err
 	}
+	return d.answers(ctx, x, path)
+}
+
+// answers are those of an archive that was read.
+func (d *digester) answers(ctx context.Context, x *scan, path string) ([]Digested, error) {
 	c, err := archiveContents(x)
 	if errors.Is(err, manifest.ErrUnsupported) {
 		err = fmt.Errorf("%w: %w", err, ErrUsage)

@@ -191,7 +191,21 @@ func TestDigestsGolden(t *testing.T) {
 	} {
 		got, err := Digests(t.Context(), path, &DigestOptions{Which: "@0", Recipe: made.recipe, Format: made.format})
 		if err != nil || got[0].Digest != want {
-			t.Errorf("%+v: %q, %v", made, got[0].Digest, err)
+			t.Errorf("%+v: %+v, %v, want %s", made, got, err, want)
+		}
+	}
+}
+
+// TestDigestsStreamed: of a stream the answers are those of the file.
+func TestDigestsStreamed(t *testing.T) {
+	w := newWorld(t, 2)
+	for shape, raw := range savedShapes(t) {
+		want, err := Digests(t.Context(), w.write("x.tar", raw), &DigestOptions{All: true, Recipe: recipeGzip})
+		if err != nil {
+			t.Fatalf("%s: %v", shape, err)
+		}
+		if got, err := foretell(t.Context(), raw); err != nil || asJSON(t, got) != asJSON(t, want) {
+			t.Errorf("%s: %+v, %v, want %+v", shape, got, err, want)
 		}
 	}
 }

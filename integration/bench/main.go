@@ -32,7 +32,7 @@ func main() {
 		name string
 		run  func(context.Context) error
 	}{
-		{"ready", ready}, {"copy", copies}, {"convert", convert}, {"rates", rates}, {"memory", memory},
+		{"ready", ready}, {"copy", copies}, {"convert", convert}, {"rates", rates}, {"memory", memory}, {"digest", digests},
 	}
 	for _, section := range sections {
 		if len(os.Args) > 1 && !slices.Contains(os.Args[1:], section.name) {
