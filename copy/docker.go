@@ -24,10 +24,11 @@ type docker struct {
 
 	client *registry.Client
 	trust  *Trust // says where signatures are; may be nil
+	seen   *Locations
 }
 
 func newDocker(env *Env, ref manifest.Ref) *docker {
-	return &docker{ref: ref, repo: env.Registry.Repo(ref.Host, ref.Repo), client: env.Registry, trust: env.Trust}
+	return &docker{ref: ref, repo: env.Registry.Repo(ref.Host, ref.Repo), client: env.Registry, trust: env.Trust, seen: env.Locations}
 }
 
 // newDockerTo is newDocker for a repository that a copy writes to.
@@ -61,7 +62,11 @@ func (d *docker) manifest(ctx context.Context, desc v1.Descriptor) (document, er
 }
 
 func (d *docker) blob(ctx context.Context, desc v1.Descriptor) (io.ReadCloser, error) {
-	return d.repo.Blob(ctx, desc)
+	body, err := d.repo.Blob(ctx, desc)
+	if err == nil {
+		d.saw(desc)
+	}
+	return body, err
 }
 
 func (d *docker) layer(ctx context.Context, desc v1.Descriptor) (io.ReadCloser, error) {
@@ -79,7 +84,11 @@ func (d *docker) blobSize(ctx context.Context, of digest.Digest) (int64, error) 
 }
 
 func (d *docker) has(ctx context.Context, desc v1.Descriptor) (bool, error) {
-	return d.repo.HasBlob(ctx, desc)
+	there, err := d.repo.HasBlob(ctx, desc)
+	if there {
+		d.saw(desc)
+	}
+	return there, err
 }
 
 // mountFrom lets the registry take blobs from a source that it holds itself.
@@ -90,13 +99,14 @@ func (d *docker) mountFrom(src *docker) {
 }
 
 func (d *docker) put(ctx context.Context, desc v1.Descriptor, open func() (io.ReadCloser, error)) error {
-	if d.from != "" {
-		// A registry that does not want to mount is no failure: the blob is sent then.
-		if done, err := d.repo.Mount(ctx, desc, d.from); err == nil && done {
-			return nil
+	candidates := mountCandidates(d.ref.Repo, d.from, d.seen.known(d.ref.Host, desc.Digest))
+	if !d.tryMount(ctx, desc, candidates) {
+		if err := d.repo.PutBlob(ctx, desc, open); err != nil {
+			return err
 		}
 	}
-	return d.repo.PutBlob(ctx, desc, open)
+	d.saw(desc)
+	return nil
 }
 
 func (d *docker) putManifest(ctx context.Context, doc document) error {

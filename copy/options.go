@@ -122,7 +122,13 @@ type Env struct {
 	Progress    Progress           // nil: silent
 	Jobs        int                // blobs under way at once; 0: 6
 	Trust       *Trust             // nil: every image is accepted
+	Locations   *Locations         // nil: blobs are mounted from the source's repository only
 
+	inside
+}
+
+// inside is what an Env has of the package's own.
+type inside struct {
 	parts  partSizes
 	bundle *bundle // of Save: where archives go
 	// dry stands in for running a plan (DryRun).

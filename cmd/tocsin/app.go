@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"runtime"
 	"time"
 
@@ -134,8 +135,13 @@ func (a *app) env(progress copy.Progress, refs ...manifest.Ref) (_ *copy.Env, do
 	if err != nil {
 		return nil, nil, err
 	}
-	e := &copy.Env{Registry: client, Destination: other, Progress: progress, Jobs: a.config.Jobs}
-	var closers []func() error
+	e := &copy.Env{Registry: client, Destination: other, Progress: progress, Jobs: a.config.Jobs, Locations: locations()}
+	closers := []func() error{func() error {
+		if err := e.Locations.Save(); err != nil {
+			a.log.Warn("a later copy may send what it need not", "error", err)
+		}
+		return nil
+	}}
 	done = func() (err error) {
 		for _, c := range closers {
 			err = errors.Join(err, c())
@@ -209,6 +215,15 @@ func parsePlatform(s string) (*v1.Platform, error) {
 func localPlatform() v1.Platform {
 	p := platforms.DefaultSpec()
 	return v1.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH, Variant: p.Variant}
+}
+
+// locations are kept in the user's cache directory; without one nothing is remembered.
+func locations() *copy.Locations {
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return nil
+	}
+	return copy.OpenLocations(filepath.Join(dir, "tocsin", "locations"))
 }
 
 func parseRef(s string) (manifest.Ref, error) {

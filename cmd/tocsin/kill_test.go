@@ -66,7 +66,8 @@ func (b *killBench) command(ctx context.Context, root string, args ...string) *e
 	}
 	cmd := exec.CommandContext(ctx, self)
 	cmd.Args = append([]string{"tocsin"}, args...) // by this name TestMain knows it
-	cmd.Env = append(os.Environ(), "TOCSIN_ROOT="+root, "HOME="+b.dir, "TMPDIR="+b.dir)
+	cmd.Env = append(os.Environ(), "TOCSIN_ROOT="+root, "HOME="+b.dir, "TMPDIR="+b.dir,
+		"XDG_CACHE_HOME="+b.t.TempDir()) // what one run learned must not change what another asks
 	cmd.Dir = b.dir
 	return cmd
 }
