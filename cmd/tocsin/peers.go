@@ -7,15 +7,12 @@ import (
 	"io"
 	"sync"
 
-	"github.com/containerd/containerd/v2/core/content"
-	contentproxy "github.com/containerd/containerd/v2/core/content/proxy"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/tocsin/tocsin/chunked/fill"
+	"github.com/tocsin/tocsin/copy/containerd"
 	"github.com/tocsin/tocsin/copy/registry"
 	"github.com/tocsin/tocsin/manifest"
 	"github.com/tocsin/tocsin/snapshotter"
@@ -89,30 +86,27 @@ func (r remote) Layer(ctx context.Context, image string, d v1.Descriptor) (fill.
 }
 
 // contentStore is containerd's content store, read through its socket; zero when there is none to ask.
-type contentStore struct{ conn *grpc.ClientConn }
+type contentStore struct{ client *containerd.Client }
 
 // dialContent connects lazily: containerd may start after us.
 func dialContent(address string) (*contentStore, error) {
 	if address == "" {
 		return &contentStore{}, nil
 	}
-	conn, err := grpc.NewClient("unix://"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		return nil, fmt.Errorf("containerd at %s: %w", address, err)
-	}
-	return &contentStore{conn: conn}, nil
+	client, err := containerd.New(address)
+	return &contentStore{client: client}, err
 }
 
 func (c *contentStore) close() error {
-	if c.conn == nil {
+	if c.client == nil {
 		return nil
 	}
-	return c.conn.Close()
+	return c.client.Close()
 }
 
 // reader is nil, not a reader of nothing, when there is no containerd to ask.
 func (c *contentStore) reader() snapshotter.Content {
-	if c.conn == nil {
+	if c.client == nil {
 		return nil
 	}
 	return c
@@ -124,14 +118,13 @@ func (c *contentStore) ReadBlob(ctx context.Context, d digest.Digest, max int64)
 	if !ok {
 		return nil, errors.New("read from containerd: the call carries no namespace")
 	}
-	ctx = namespaces.WithNamespace(ctx, ns)
-	ra, err := contentproxy.NewContentStore(c.conn).ReaderAt(ctx, v1.Descriptor{Digest: d})
+	blob, err := c.client.Namespace(ns).OpenUnverified(ctx, d)
 	if err != nil {
-		return nil, fmt.Errorf("read %s from containerd: %w", d, err)
+		return nil, fmt.Errorf("read from containerd: %w", err)
 	}
-	defer closing(&err, ra.Close)
-	if ra.Size() > max {
-		return nil, fmt.Errorf("read %s from containerd: %d bytes are more than %d", d, ra.Size(), max)
+	defer closing(&err, blob.Close)
+	if blob.Size() > max {
+		return nil, fmt.Errorf("read %s from containerd: %d bytes are more than %d", d, blob.Size(), max)
 	}
-	return io.ReadAll(content.NewReader(ra))
+	return io.ReadAll(blob.Stream())
 }
