@@ -251,7 +251,7 @@ func TestReferrersListing(t *testing.T) {
 	}
 }
 
-// rule 59: listings come in pages, and of a sha512 subject under a tag that is no longer than one may be.
+// rule 59: the referrers of a sha512 subject are listed under a tag that is no longer than one may be.
 func TestReferrersTag(t *testing.T) {
 	long := digest.SHA512.FromString("x")
 	for d, want := range map[digest.Digest]string{
