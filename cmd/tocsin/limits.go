@@ -41,8 +41,8 @@ func (l *limits) check() error {
 
 // apply makes them those of a client.
 func (l *limits) apply(o *registry.Options) {
-	o.PerHost = registry.PerHost{Jobs: l.jobsPerHost, RequestsPerSecond: l.perSecond}
-	o.Stall, o.Retries = l.stall, l.retry
+	o.Limits = registry.Limits{JobsPerHost: l.jobsPerHost, RequestsPerSecond: l.perSecond, Stall: l.stall}
+	o.Retries = l.retry
 	if l.retry == 0 {
 		o.Retries = -1 // none, where 0 means the default
 	}

@@ -51,7 +51,7 @@ func (x access) apply(o *registry.Options, refs ...manifest.Ref) error {
 	if x.tlsVerify != nil {
 		o.Insecure, o.PlainHTTP = !*x.tlsVerify, !*x.tlsVerify
 	}
-	o.CertDir = x.certDir
+	o.CertDirs = map[string]string{"": x.certDir}
 	if x.authFile != "" {
 		o.AuthFiles = []string{x.authFile}
 	}

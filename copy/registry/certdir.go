@@ -11,7 +11,7 @@ import (
 	"github.com/tocsin/tocsin/manifest"
 )
 
-// readCertDir reads the certificates of Options.CertDir; nil if dir is "". A pair of which one half is missing is an
+// readCertDir reads the certificates of Options.CertDirs; nil if dir is "". A pair of which one half is missing is an
 // error, and so is a directory without any certificate: nobody names one for nothing.
 func readCertDir(dir string) (*tls.Config, error) {
 	if dir == "" {

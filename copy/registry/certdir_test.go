@@ -45,7 +45,7 @@ func TestCertDir(t *testing.T) {
 		return dir
 	}
 	read := func(dir string) error {
-		r := New(&Options{CertDir: dir, Retries: -1}).Repo(strings.TrimPrefix(srv.URL, "https://"), repoName)
+		r := New(&Options{CertDirs: map[string]string{"": dir}, Retries: -1}).Repo(strings.TrimPrefix(srv.URL, "https://"), repoName)
 		got, err := readBlob(r, d)
 		if err == nil && string(got) != "hello" {
 			t.Errorf("%q", got)

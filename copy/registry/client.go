@@ -23,10 +23,8 @@ type Options struct {
 	Insecure bool
 	// InsecureHosts are hosts for which Insecure holds though it does not for others.
 	InsecureHosts []string
-	// CertDir is a directory of certificates as docker has them for a host: *.crt of authorities, and pairs of *.cert
-	// and *.key for this client. They hold for every host that hosts.toml does not describe; "" means none.
-	CertDir string
-	// CertDirs has hosts for which another directory stands in for CertDir.
+	// CertDirs are directories of certificates as docker has them for a host: *.crt of authorities, and pairs of *.cert
+	// and *.key for this client. The key is a host, or "" for all others; hosts that hosts.toml describes have none.
 	CertDirs map[string]string
 	// Credentials answers for a host (and port) as the registry names itself; empty strings mean none. nil reads
 	// AuthFiles.
@@ -35,10 +33,8 @@ type Options struct {
 	AuthFiles []string
 	// Jobs bounds the blob bodies that are read at once, and separately those that are sent; 0 means 6.
 	Jobs int
-	// PerHost bounds what one host is asked for.
-	PerHost PerHost
-	// Stall is how long a connection may go without a byte before it is given up as broken; 0 means a minute.
-	Stall time.Duration
+	// Limits are more bounds.
+	Limits Limits
 	// UserAgent is sent with every request; "" means "tocsin".
 	UserAgent string
 	// Retries is how often a passing failure is met with another try; 0 means 5, negative none.
@@ -47,10 +43,11 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// PerHost are bounds for each host by itself.
-type PerHost struct {
-	Jobs              int     // of Options.Jobs; 0 means as many
-	RequestsPerSecond float64 // those for tokens left out; 0 means no bound
+// Limits say what one host is asked for, and how long one waits for it.
+type Limits struct {
+	JobsPerHost       int           // of Options.Jobs; 0 means as many
+	RequestsPerSecond float64       // to one host, those for tokens left out; 0 means no bound
+	Stall             time.Duration // a connection without a byte for so long is given up as broken; 0 means a minute
 }
 
 // Client talks to registries. It is safe for concurrent use and needs no Close.
@@ -84,11 +81,11 @@ func New(o *Options) *Client {
 	if c.o.Jobs <= 0 {
 		c.o.Jobs = defaultJobs
 	}
-	if c.o.PerHost.Jobs <= 0 {
-		c.o.PerHost.Jobs = c.o.Jobs
+	if c.o.Limits.JobsPerHost <= 0 {
+		c.o.Limits.JobsPerHost = c.o.Jobs
 	}
-	if c.o.Stall > 0 {
-		c.stall = c.o.Stall
+	if c.o.Limits.Stall > 0 {
+		c.stall = c.o.Limits.Stall
 	}
 	if c.o.UserAgent == "" {
 		c.o.UserAgent = "tocsin"

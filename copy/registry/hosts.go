@@ -110,7 +110,7 @@ func (c *Client) loadHost(host string) ([]*endpoint, error) {
 	if c.o.HostsDir != "" {
 		o.HostDir = config.HostDirFromRoot(c.o.HostsDir)
 	}
-	certificates, err := readCertDir(cmp.Or(c.o.CertDirs[host], c.o.CertDir))
+	certificates, err := readCertDir(cmp.Or(c.o.CertDirs[host], c.o.CertDirs[""]))
 	if err != nil {
 		return nil, fmt.Errorf("registry %s: %w", host, err)
 	}

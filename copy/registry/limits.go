@@ -27,9 +27,9 @@ func (c *Client) places(host string) *places {
 	defer c.mu.Unlock()
 	p := c.byHost[host]
 	if p == nil {
-		p = &places{all: c.all, host: newDirections(c.o.PerHost.Jobs)}
-		if c.o.PerHost.RequestsPerSecond > 0 {
-			p.pace.gap = time.Duration(float64(time.Second) / c.o.PerHost.RequestsPerSecond)
+		p = &places{all: c.all, host: newDirections(c.o.Limits.JobsPerHost)}
+		if c.o.Limits.RequestsPerSecond > 0 {
+			p.pace.gap = time.Duration(float64(time.Second) / c.o.Limits.RequestsPerSecond)
 		}
 		c.byHost[host] = p
 	}

@@ -14,7 +14,7 @@ import (
 
 // rule 47: one host has its own bound on bodies, whatever the bound over all hosts is.
 func TestPlacesOfOneHost(t *testing.T) {
-	b := newBench(t, &Options{Jobs: 8, PerHost: PerHost{Jobs: 2}})
+	b := newBench(t, &Options{Jobs: 8, Limits: Limits{JobsPerHost: 2}})
 	_, d := b.blob(3000)
 	other := b.c.Repo(b.r.Host(), "some/other")
 	_, err := other.Blob(t.Context(), d) // the repository is another one, the host is not
@@ -78,7 +78,7 @@ func TestPacer(t *testing.T) {
 
 // Every request to a host takes its turn, those of its other repositories too.
 func TestRequestsPerSecond(t *testing.T) {
-	b := newBench(t, &Options{PerHost: PerHost{RequestsPerSecond: 0.001}})
+	b := newBench(t, &Options{Limits: Limits{RequestsPerSecond: 0.001}})
 	_, d := b.blob(10)
 	for _, name := range []string{repoName, repoName, "some/other"} {
 		if _, err := b.c.Repo(b.r.Host(), name).HasBlob(t.Context(), d); err != nil {
@@ -105,7 +105,7 @@ func TestNoRetries(t *testing.T) {
 
 // Many at once never hold more places than there are, and all come to their end.
 func TestPlacesUnderLoad(t *testing.T) {
-	b := newBench(t, &Options{Jobs: 3, PerHost: PerHost{Jobs: 2}})
+	b := newBench(t, &Options{Jobs: 3, Limits: Limits{JobsPerHost: 2}})
 	data, d := b.blob(300_000)
 	var wg sync.WaitGroup
 	for range 20 {
