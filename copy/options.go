@@ -28,8 +28,6 @@ type Options struct {
 	Prefer manifest.Prefer
 	// Compress encodes the layers that are not in that form yet. The zero value keeps layers as they are.
 	Compress Compression
-	// Add adds an instance in each of these compressions for every platform of a list that has none.
-	Add []Compression
 	// Format writes manifests and lists in that dialect. The zero value keeps each in its own, unless what is asked for
 	// needs another or the destination takes only another.
 	Format Format

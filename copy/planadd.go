@@ -10,7 +10,7 @@ import (
 // nobody knows what the rest has (L11), and where layers are not kept as blobs.
 func checkAdd(s situation, o *Options) error {
 	switch {
-	case len(o.Add) == 0:
+	case len(o.Select.Add) == 0:
 		return nil
 	case s.toStore:
 		return fmt.Errorf("the store keeps files, not layers, so --add-compression means nothing there: %w", ErrUsage)
@@ -19,7 +19,7 @@ func checkAdd(s situation, o *Options) error {
 	case !o.Select.all():
 		return fmt.Errorf("--add-compression needs the whole list, not a selection of it: %w", ErrUsage)
 	}
-	for _, c := range o.Add {
+	for _, c := range o.Select.Add {
 		if c.Algorithm != algoGzip && c.Algorithm != algoZstd && c.Algorithm != algoChunked {
 			return fmt.Errorf("--add-compression takes gzip, zstd and zstd:chunked, not %q: %w", c.Algorithm, ErrUsage)
 		}
@@ -30,7 +30,7 @@ func checkAdd(s situation, o *Options) error {
 // add plans an instance of each platform's image in every compression that is to be there and is not (rule 9, L11).
 // They come after the others; of what is listed twice in one platform the first is taken.
 func (pl *planner) add(images []imagePlan) ([]imagePlan, error) {
-	for _, c := range pl.o.Add {
+	for _, c := range pl.o.Select.Add {
 		have := make(map[string]bool)
 		for _, ip := range images {
 			if ip.addable() && ip.has(c) {

@@ -65,14 +65,14 @@ func TestAddCompression(t *testing.T) {
 		o         Options
 		want      []string
 	}{
-		{"zstd", gz, Options{Add: add(algoZstd)}, []string{amdGzip, armGzip, "artifact", amdZstd, armZstd}},
-		{"where there is none", some, Options{Add: add(algoZstd)}, []string{amdGzip, armGzip, amdZstd, armZstd}},
-		{"nothing is missing", gz, Options{Add: add(algoGzip)}, []string{amdGzip, armGzip, "artifact"}},
-		{"gzip before zstd", only, Options{Add: add(algoGzip)}, []string{amdGzip, amdZstd}},
-		{"two", only, Options{Add: add(algoGzip, algoChunked)}, []string{amdGzip, amdZstd, "linux/amd64 zstd:chunked !"}},
-		{"chunked is zstd", only, Options{Add: add(algoChunked, algoZstd), Compress: Compression{Algorithm: algoGzip}}, []string{amdGzip, "linux/amd64 zstd:chunked !"}},
-		{"beside an edit", gz, Options{Add: add(algoGzip), Compress: Compression{Algorithm: algoZstd}}, []string{"artifact", amdGzip, armGzip, amdZstd, armZstd}},
-		{"a Docker list", docker, Options{Add: add(algoZstd)}, []string{amdGzip, armGzip, amdZstd, armZstd}},
+		{"zstd", gz, Options{Select: Select{Add: add(algoZstd)}}, []string{amdGzip, armGzip, "artifact", amdZstd, armZstd}},
+		{"where there is none", some, Options{Select: Select{Add: add(algoZstd)}}, []string{amdGzip, armGzip, amdZstd, armZstd}},
+		{"nothing is missing", gz, Options{Select: Select{Add: add(algoGzip)}}, []string{amdGzip, armGzip, "artifact"}},
+		{"gzip before zstd", only, Options{Select: Select{Add: add(algoGzip)}}, []string{amdGzip, amdZstd}},
+		{"two", only, Options{Select: Select{Add: add(algoGzip, algoChunked)}}, []string{amdGzip, amdZstd, "linux/amd64 zstd:chunked !"}},
+		{"chunked is zstd", only, Options{Select: Select{Add: add(algoChunked, algoZstd)}, Compress: Compression{Algorithm: algoGzip}}, []string{amdGzip, "linux/amd64 zstd:chunked !"}},
+		{"beside an edit", gz, Options{Select: Select{Add: add(algoGzip)}, Compress: Compression{Algorithm: algoZstd}}, []string{"artifact", amdGzip, armGzip, amdZstd, armZstd}},
+		{"a Docker list", docker, Options{Select: Select{Add: add(algoZstd)}}, []string{amdGzip, armGzip, amdZstd, armZstd}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -91,11 +91,11 @@ func TestAddCompression(t *testing.T) {
 			}
 		})
 	}
-	w.copy(gz, w.docker("out:1"), &Options{Add: add(algoZstd)})
+	w.copy(gz, w.docker("out:1"), &Options{Select: Select{Add: add(algoZstd)}})
 	if l := w.listOf(w.docker("out:1")); l[3].Annotations["com.example"] != "kept" || l[3].Platform.Architecture != "amd64" || l[0].Digest != amd.Digest {
 		t.Errorf("%+v", l)
 	}
-	w.copy(nested, w.docker("out:2"), &Options{Add: add(algoZstd)})
+	w.copy(nested, w.docker("out:2"), &Options{Select: Select{Add: add(algoZstd)}})
 	if s := w.situation(w.docker("out:2")); len(s.instances) != 3 || len(s.instances[0].children) != 2 {
 		t.Errorf("%+v", s.instances)
 	}
@@ -106,13 +106,13 @@ func TestAddCompression(t *testing.T) {
 		o        Options
 		want     error
 	}{
-		{single, w.docker("no:1"), Options{Add: add(algoZstd)}, ErrUsage},
-		{gz, w.docker("no:1"), Options{Add: add(algoZstd), Select: Select{Platforms: []v1.Platform{one}}}, ErrUsage},
-		{gz, w.docker("no:1"), Options{Add: add(algoZstd), Platform: &one}, ErrUsage},
-		{gz, w.docker("no:1"), Options{Add: add(algoNone)}, ErrUsage},
-		{gz, w.docker("no:1"), Options{Add: add(algoZstd), Preserve: true}, ErrPreserve},
-		{gz, w.docker("no:1"), Options{Add: add(algoZstd), Format: FormatDocker}, ErrUsage},
-		{gz, "store:no", Options{Add: add(algoZstd)}, ErrUsage},
+		{single, w.docker("no:1"), Options{Select: Select{Add: add(algoZstd)}}, ErrUsage},
+		{gz, w.docker("no:1"), Options{Select: Select{Add: add(algoZstd), Platforms: []v1.Platform{one}}}, ErrUsage},
+		{gz, w.docker("no:1"), Options{Select: Select{Add: add(algoZstd)}, Platform: &one}, ErrUsage},
+		{gz, w.docker("no:1"), Options{Select: Select{Add: add(algoNone)}}, ErrUsage},
+		{gz, w.docker("no:1"), Options{Select: Select{Add: add(algoZstd)}, Preserve: true}, ErrPreserve},
+		{gz, w.docker("no:1"), Options{Select: Select{Add: add(algoZstd)}, Format: FormatDocker}, ErrUsage},
+		{gz, "store:no", Options{Select: Select{Add: add(algoZstd)}}, ErrUsage},
 	} {
 		if _, err := w.try(tt.src, tt.dst, &tt.o); !errors.Is(err, tt.want) {
 			t.Errorf("%s %+v: %v", tt.dst, tt.o, err)

@@ -25,6 +25,8 @@ type Select struct {
 	// Strip deletes the entries of instances that are not copied. False keeps them, and so the list's digest: the list
 	// is sparse then.
 	Strip bool
+	// Add gives every platform an instance in each of these compressions too, where it has none. It needs the whole list.
+	Add []Compression
 }
 
 func (s Select) all() bool { return !s.IndexOnly && len(s.Platforms) == 0 && len(s.Digests) == 0 }

@@ -407,7 +407,7 @@ func TestLayoutsGoRound(t *testing.T) { // S28, S29
 // zstd and zstd:chunked have one annotation in a list. What an instance is, its layers say.
 func TestChunkedIsNotZstd(t *testing.T) { // S34
 	w := newWorld(t, 4)
-	add := &Options{Add: []Compression{{Algorithm: algoChunked}}}
+	add := &Options{Select: Select{Add: []Compression{{Algorithm: algoChunked}}}}
 	for _, layout := range []string{"hidden", "upstream"} {
 		ref, _ := w.published(layout)
 		w.copy(ref, w.docker("same-"+layout+":1"), add)

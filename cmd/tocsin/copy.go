@@ -68,7 +68,7 @@ func (c *copyFlags) options(dst manifest.Ref) (o *copy.Options, err error) {
 		if err != nil {
 			return nil, err
 		}
-		o.Add = append(o.Add, add)
+		o.Select.Add = append(o.Select.Add, add)
 	}
 	if o.Format, err = copy.ParseFormat(c.format); err != nil {
 		return nil, err
