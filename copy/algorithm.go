@@ -331,7 +331,7 @@ func (n *naming) renames(d digest.Digest) bool {
 
 // edit adds to why the top-level manifest changes that digests do.
 func (n *naming) edit(why string) string {
-	if !n.changes {
+	if n == nil || !n.changes { // nothing was settled
 		return why
 	}
 	return strings.TrimPrefix(why+", and digests become "+n.alg.String(), ", and ")
@@ -339,7 +339,7 @@ func (n *naming) edit(why string) string {
 
 // editOf is edit for one image.
 func (n *naming) editOf(why string, ip imagePlan) string {
-	if !n.renames(ip.doc.digest) {
+	if n == nil || !n.renames(ip.doc.digest) {
 		return why
 	}
 	return n.edit(why)

@@ -33,8 +33,7 @@ func TestAlgorithmRefused(t *testing.T) { // D8, D18, D19, D20, D22, rule 60, ru
 	k := newKeys(t)
 	w.copy(src, "dir:"+w.dir+"/signed", &Options{Signatures: Signing{Signers: []Signer{k.gpg}, Identity: "reg.example/a:1"}})
 	at := w.situation(src).top.digest
-	schema1 := w.build("schema1")
-	one := schema1.name(schema1.blob(manifest.DockerSchema1Signed, []byte(`{"schemaVersion":1,"fsLayers":[],"history":[],"signatures":[]}`)), "x")
+	one, _, _ := w.schema1()
 	b := w.build("about")
 	subject := b.image("linux/amd64", algoGzip, small(t)...)
 	about := b.name(b.artifact(subject, "says something"), "x")

@@ -121,7 +121,13 @@ func tarOfBlob(ctx context.Context, src source, d v1.Descriptor) (mediaType stri
 
 // raise makes a situation of a schema 1 manifest one of an image, where it cannot go as it is, and says so.
 func (s *situation) raise(ctx context.Context, judge *judged, to manifest.Transport, o *Options) (note []string, err error) {
-	if s.list != nil || s.instances[0].schema1 == nil || !judge.raise && passesSchema1(to, o) {
+	if s.list != nil || s.instances[0].schema1 == nil {
+		return nil, nil
+	}
+	if alg := o.wish().Must(); alg != "" && alg != digest.SHA256 { // rule 64
+		return nil, fmt.Errorf("manifest %s is of schema 1, whose digests are of sha256 and not of %s: %w", s.top.digest, alg, manifest.ErrUnsupported)
+	}
+	if !judge.raise && passesSchema1(to, o) {
 		return nil, nil
 	}
 	reason := cannotModify(*s, o)
