@@ -232,8 +232,8 @@ func TestAlgorithmExpected(t *testing.T) {
 	w := newWorld(t, 2)
 	src, _ := w.single()
 	res := w.copy(src, w.layout("a")+":x", &Options{Digests: must(t, digest.SHA512)})
-	w.copy(src, w.layout("b")+":x", &Options{Digests: must(t, digest.SHA512), Check: Checks{Expect: res.Digest}})
-	_, err := w.try(src, w.layout("c")+":x", &Options{Digests: must(t, digest.SHA512), Check: Checks{Expect: w.situation(src).top.digest}})
+	w.copy(src, w.layout("b")+":x", &Options{Digests: must(t, digest.SHA512), Push: Pushing{Expect: res.Digest}})
+	_, err := w.try(src, w.layout("c")+":x", &Options{Digests: must(t, digest.SHA512), Push: Pushing{Expect: w.situation(src).top.digest}})
 	if !errors.Is(err, ErrExpect) {
 		t.Errorf("the digest that it had: %v", err)
 	}

@@ -34,11 +34,8 @@ type Options struct {
 	// Sentinel adds a sentinel variant in that layout; "none" adds none. "" means hidden together with zstd:chunked,
 	// otherwise none.
 	Sentinel string
-	// Recipe is what plain layers of an image become whose archive has no manifest: "gzip.v1", or "none" (as with "")
-	// for what they are. An image that has a manifest is not changed.
-	Recipe string
-	// Check is what is compared besides what always is.
-	Check Checks
+	// Push says how an archive's image is sent, and what is compared besides what always is.
+	Push Pushing
 	// Signatures says what becomes of signatures and referrers, and who makes new ones.
 	Signatures Signing
 	// KeepBlobs keeps the layer blobs in the store too, besides the files in them, so that the image can be copied out
@@ -50,8 +47,11 @@ type Options struct {
 	Preserve bool
 }
 
-// Checks are comparisons that somebody asked for. The zero value asks for none.
-type Checks struct {
+// Pushing is what a push of an archive asks for. The zero value asks for nothing.
+type Pushing struct {
+	// Recipe is what plain layers of an image become whose archive has no manifest: "gzip.v1", or "none" (as with "")
+	// for what they are. An image that has a manifest is not changed.
+	Recipe string
 	// Tars compares every layer that is copied as it is with its diffID too, not only with its digest.
 	Tars bool
 	// Expect, if not "", is the digest that the outcome must have: ErrExpect before the top-level manifest is written,

@@ -55,22 +55,22 @@ func describeSaved(c *manifest.Config, layers []savedLayer) (document, *manifest
 
 // expected refuses an outcome that was not.
 func (o *Options) expected(top document) error {
-	if o.Check.Expect == "" || top.digest == o.Check.Expect {
+	if o.Push.Expect == "" || top.digest == o.Push.Expect {
 		return nil
 	}
-	return fmt.Errorf("%s was expected, but the outcome is %s: %w", o.Check.Expect, top.digest, ErrExpect)
+	return fmt.Errorf("%s was expected, but the outcome is %s: %w", o.Push.Expect, top.digest, ErrExpect)
 }
 
 // intoRecipe is what the options become for an image that was made here of an archive's files. It is pure.
 func intoRecipe(o *Options) (*Options, error) {
-	if o.Recipe == "" {
+	if o.Push.Recipe == "" {
 		return o, nil
 	}
 	if o.Compress.Algorithm != "" || o.Sentinel != "" && o.Sentinel != sentinelNone {
 		return nil, fmt.Errorf("--recipe and --uncompressed say what becomes of the layers, so they do not go with --compress and --sentinel: %w", ErrUsage)
 	}
 	c := *o
-	if o.Recipe == recipeGzip {
+	if o.Push.Recipe == recipeGzip {
 		c.Compress = Compression{Algorithm: recipeGzip}
 	}
 	return &c, nil

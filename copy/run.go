@@ -315,7 +315,7 @@ func (r *runner) variant(ctx context.Context, im *manifest.Image, chainBound boo
 
 // layer copies one layer as it is.
 func (r *runner) layer(ctx context.Context, l manifest.Layer) error {
-	if !r.options.Check.Tars || l.Binding != manifest.BindTar {
+	if !r.options.Push.Tars || l.Binding != manifest.BindTar {
 		return r.blob(ctx, l.Descriptor)
 	}
 	return r.checkedLayer(ctx, l)

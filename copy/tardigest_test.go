@@ -111,20 +111,20 @@ func checkForetold(w *world, ref manifest.Ref, asked *DigestOptions, im Digested
 		}
 		return
 	}
-	o := &Options{Recipe: asked.Recipe, Format: asked.Format, Platform: asked.Platform, Check: Checks{Tars: true, Expect: im.Digest}}
+	o := &Options{Format: asked.Format, Platform: asked.Platform, Push: Pushing{Recipe: asked.Recipe, Tars: true, Expect: im.Digest}}
 	if len(im.Missing) > 0 {
 		o.Platform = &v1.Platform{OS: "linux", Architecture: "amd64"}
 		one, err := Digests(w.t.Context(), ref.Path, &DigestOptions{Which: fmt.Sprint("@", ref.Index), Platform: o.Platform})
 		if err != nil {
 			w.t.Fatalf("%s: %v", what, err)
 		}
-		im, o.Check.Expect = one[0], one[0].Digest
+		im, o.Push.Expect = one[0], one[0].Digest
 	}
 	res, err := Copy(w.t.Context(), w.env, ref, w.ref(w.docker("foretold:x")), o)
 	if err != nil || res.Digest != im.Digest || res.MediaType != im.MediaType {
 		w.t.Errorf("%s: foretold %s %s, got %+v, %v", what, im.Digest, im.MediaType, res, err)
 	}
-	if o.Check.Expect = digest.FromString("other"); !errors.Is(copyErr(w, ref, o), ErrExpect) {
+	if o.Push.Expect = digest.FromString("other"); !errors.Is(copyErr(w, ref, o), ErrExpect) {
 		w.t.Errorf("%s: another digest than expected was written", what)
 	}
 }
@@ -288,7 +288,7 @@ func TestDigestsRefuse(t *testing.T) {
 			continue // which push, that reads what it is told to, has no use for
 		}
 		if found, err := ReadContents(t.Context(), path); err == nil {
-			o := &Options{Recipe: recipeGzip, Check: Checks{Tars: true}, Platform: &v1.Platform{OS: "linux", Architecture: "amd64"}}
+			o := &Options{Push: Pushing{Recipe: recipeGzip, Tars: true}, Platform: &v1.Platform{OS: "linux", Architecture: "amd64"}}
 			if _, err := Copy(t.Context(), w.env, found.Ref(0), w.ref(w.docker("bad:x")), o); err == nil {
 				t.Errorf("%s: it was copied", name)
 			}

@@ -65,11 +65,11 @@ func newPush(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if o.Recipe, err = r.value(); err != nil {
+			if o.Push.Recipe, err = r.value(); err != nil {
 				return err
 			}
-			o.Check = copy.Checks{Tars: true, Expect: digest.Digest(expect)}
-			if expect != "" && manifest.ValidDigest(o.Check.Expect) != nil {
+			o.Push.Tars, o.Push.Expect = true, digest.Digest(expect)
+			if expect != "" && manifest.ValidDigest(o.Push.Expect) != nil {
 				return usage(fmt.Errorf("--expect %q is no digest", expect))
 			}
 			return a.copyWith(cmd, found.Ref(i), dst, c, o)
