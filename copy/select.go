@@ -15,8 +15,6 @@ import (
 // copies all. Platforms and Digests together are their union. A platform that no entry is for, and a digest that is not
 // in the list, are ErrNotFound (L12): a typo must not become a list without its images.
 type Select struct {
-	// Add adds an instance in each of these compressions for every platform of a list that has none.
-	Add []Compression
 	// Platforms takes every instance for one of them: without a variant all variants of that OS and architecture, and
 	// always the sentinel variants that serve it, hidden ones too.
 	Platforms []v1.Platform
