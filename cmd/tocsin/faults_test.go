@@ -118,7 +118,7 @@ func (b *faultBench) run(args ...string) (code int, stdout, stderr string) {
 	cmd := exec.CommandContext(b.t.Context(), self)
 	cmd.Args = append([]string{"tocsin"}, args...)
 	cmd.Env = append(os.Environ(), "TOCSIN_ROOT="+filepath.Join(b.dir, "root"), "HOME="+b.dir, "TMPDIR="+b.dir,
-		"DOCKER_CONFIG=", "REGISTRY_AUTH_FILE=", "XDG_CACHE_HOME="+filepath.Join(b.dir, "cache"))
+		"DOCKER_CONFIG=", "REGISTRY_AUTH_FILE=", "XDG_CACHE_HOME="+b.t.TempDir()) // blobs must be sent, not mounted from where the setup put them
 	cmd.Dir = b.dir
 	var out, said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &said
