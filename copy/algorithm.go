@@ -282,7 +282,11 @@ func settle(ctx context.Context, env *Env, dst manifest.Ref, s situation, o *Opt
 			return nil, o, fmt.Errorf("%s digests: %w: %w", alg, refused, ErrPreserve)
 		}
 		without := *o
-		without.Digests = nil
+		tars, err := manifest.NoWish().Tars(o.wish().TarAlgorithm())
+		if err != nil {
+			return nil, o, err
+		}
+		without.Digests = &tars
 		p, settled, err := settle(ctx, env, dst, s, &without)
 		if err == nil {
 			p.notes = append(p.notes, fmt.Sprintf("digests did not become %s: %v", alg, refused))

@@ -129,3 +129,68 @@ func TestPartialAlgorithm(t *testing.T) { // D12, D13, rule 64
 		t.Errorf("%d records, %v", len(records), err)
 	}
 }
+
+// Tars keep the names that they have in a config unless that is asked for; then each is compared with the old one.
+func TestDiffIDAlgorithm(t *testing.T) { // D14, rule 64
+	w := newWorld(t, 2)
+	src, tars := w.single()
+	tarsOf := func(wish manifest.DigestWish) *manifest.DigestWish {
+		wish, err := wish.Tars(digest.SHA512)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &wish
+	}
+	for name, o := range map[string]*Options{
+		"alone":    {Digests: tarsOf(manifest.NoWish())},
+		"with all": {Digests: tarsOf(*must(t, digest.SHA512))},
+		"encoded":  {Digests: tarsOf(manifest.NoWish()), Compress: Compression{Algorithm: algoZstd}},
+		"variant":  {Digests: tarsOf(*must(t, digest.SHA512)), Compress: Compression{Algorithm: algoChunked}},
+	} {
+		to := w.layout("to") + ":" + name
+		res := w.copy(src, to, o)
+		for _, in := range w.situation(to).instances {
+			if in.image.Sentinel() {
+				continue
+			}
+			for i, d := range in.image.Config.DiffIDs {
+				if d != digest.SHA512.FromBytes(tars[i]) {
+					t.Errorf("%s: diff_ids[%d] is %s", name, i, d)
+				}
+			}
+		}
+		w.checkTars(to, tars)
+		if again := w.copy(to, w.layout("again")+":"+name, o); again.Digest != res.Digest {
+			t.Errorf("%s: a second run gave %s after %s", name, again.Digest, res.Digest)
+		}
+		for _, c := range []struct {
+			dst  string
+			with Options
+			want error
+		}{
+			{w.layout("no") + ":x", Options{Preserve: true}, ErrPreserve}, {"store:no", Options{}, ErrUsage},
+		} {
+			c.with.Digests = o.Digests
+			if name == "variant" && c.dst == "store:no" || name == "with all" && c.dst == "store:no" {
+				continue // refused for its other digests first or after
+			}
+			if _, err := w.try(src, c.dst, &c.with); !errors.Is(err, c.want) {
+				t.Errorf("%s to %s: %v", name, c.dst, err)
+			}
+		}
+	}
+	// A config that lies about its tar stays a lie nobody signs.
+	b := w.build("lie")
+	d := b.image("linux/amd64", algoGzip, tars[0])
+	m := w.situation(b.name(d, "x")).instances[0].image
+	raw := strings.Replace(string(m.Config.Raw), m.Config.DiffIDs[0].String(), digest.FromString("x").String(), 1)
+	config := b.blob(v1.MediaTypeImageConfig, []byte(raw))
+	lie, err := manifest.ReplaceLayers(m.Manifest, config, m.Manifest.Layers, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := b.name(b.blob(v1.MediaTypeImageManifest, lie), "lie")
+	if _, err := w.try(at, w.layout("no")+":x", &Options{Digests: tarsOf(manifest.NoWish())}); !errors.Is(err, ErrDiffID) {
+		t.Errorf("a config that lies: %v", err)
+	}
+}

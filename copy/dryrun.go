@@ -266,6 +266,8 @@ func (d describer) instance(ip imagePlan) DryRunInstance {
 		out.Edit = "the variant gets other diff_ids"
 	case ip.added:
 		out.Edit = "it is added a second time, in " + ip.compress.Algorithm
+	case ip.retar && !slices.Contains(ip.encode, true):
+		out.Edit = "diff_ids are of another algorithm"
 	case ip.edited():
 		out.Edit = "layers are made anew"
 	}

@@ -86,12 +86,13 @@ type imagePlan struct {
 	tars     []digest.Digest // with strip: the digests of those tars, if nobody has to build them; nil otherwise
 	plain    bool            // the instance itself is listed; it is copied too, unless it is skipped
 	variant  bool            // publish a sentinel variant of it, or the variant that it is in another way
+	retar    bool            // its diff_ids become another algorithm's
 	added    bool            // a second instance of the image, in another compression
 	children []imagePlan     // of a list in the list
 }
 
 // edited says that the image gets another manifest.
-func (p imagePlan) edited() bool { return p.strip || slices.Contains(p.encode, true) }
+func (p imagePlan) edited() bool { return p.strip || p.retar || slices.Contains(p.encode, true) }
 
 // changed says that the list that has this entry will have another one.
 func (p imagePlan) changed() bool {
@@ -142,6 +143,9 @@ func plan(s situation, o *Options) (*copyPlan, error) {
 	reason := cannotModify(s, o)
 	if s.flattened != nil && o.Preserve {
 		return nil, fmt.Errorf("one image of a list is not the list, but %s: %w", reason, ErrPreserve)
+	}
+	if err := checkDiffIDs(s, o); err != nil {
+		return nil, err
 	}
 	if layout == "" && o.Sentinel == "" {
 		layout = remadeLayout(s, o)

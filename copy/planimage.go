@@ -114,7 +114,7 @@ func platformKey(in instance) string {
 
 // image decides about a plain image.
 func (pl *planner) image(in instance, lv *level) (imagePlan, error) {
-	p := imagePlan{instance: in, plain: true, compress: pl.o.Compress}
+	p := imagePlan{instance: in, plain: true, compress: pl.o.Compress, retar: pl.o.retars(in.image)}
 	chunkable := len(in.image.Layers) > 0
 	for _, l := range in.image.Layers {
 		encode := encodeLayer(l, pl.o.Compress, pl.have(l)) || pl.recodes(&p, l)

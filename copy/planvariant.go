@@ -13,6 +13,9 @@ import (
 // its table of contents (S28) or another layout was asked for by name.
 func (pl *planner) variant(in instance, lv *level) (imagePlan, error) {
 	p := imagePlan{instance: in, plain: true, compress: pl.o.Compress}
+	if pl.o.retars(in.image) {
+		return p, fmt.Errorf("the diff_ids of this sentinel variant name tars that nobody has proved, so they cannot be named anew: %w", manifest.ErrUnsupported)
+	}
 	for _, l := range in.image.Layers {
 		p.encode = append(p.encode, encodeOfVariant(l, pl.o.Compress, pl.have(l)) || pl.recodes(&p, l))
 	}

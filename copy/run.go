@@ -214,6 +214,9 @@ func (r *runner) version(ctx context.Context, ip imagePlan) (*manifest.Image, do
 	} else {
 		layers, err = r.layers(ctx, ip)
 	}
+	if err == nil && ip.retar {
+		im, doc, err = r.renameTars(ctx, im, r.options.wish().TarAlgorithm())
+	}
 	if err != nil {
 		return nil, document{}, nil, err
 	}

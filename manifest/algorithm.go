@@ -15,6 +15,7 @@ import (
 type DigestWish struct {
 	made                bool
 	must, prefer, deflt digest.Algorithm
+	tars                digest.Algorithm
 }
 
 // NoWish keeps the algorithm that is there, and is sha256 where there is none.
@@ -46,6 +47,19 @@ func (w DigestWish) Default(alg digest.Algorithm) (DigestWish, error) {
 	w.deflt = alg
 	return w, available(alg)
 }
+
+// Tars returns w with the algorithm that diff_ids become that name tars; ""
+// keeps theirs. Choose is not about them. Errors as for Prefer.
+func (w DigestWish) Tars(alg digest.Algorithm) (DigestWish, error) {
+	if err := w.settable("algorithm of diff_ids", w.tars); err != nil || alg == "" {
+		return w, err
+	}
+	w.tars = alg
+	return w, available(alg)
+}
+
+// TarAlgorithm is what Tars was given, or "".
+func (w DigestWish) TarAlgorithm() digest.Algorithm { return w.tars }
 
 func (w DigestWish) settable(what string, have digest.Algorithm) error {
 	if !w.made {

@@ -15,16 +15,17 @@ import (
 )
 
 // algorithmFlags say which algorithm digests are written in.
-type algorithmFlags struct{ must, prefer string }
+type algorithmFlags struct{ must, prefer, diffIDs string }
 
 func (a *algorithmFlags) flags(f *pflag.FlagSet) {
 	f.StringVar(&a.must, "digest-algorithm", "", "write every digest in sha256, sha384 or sha512, or fail before anything is sent; layers with a table of contents of another algorithm are encoded anew")
 	f.StringVar(&a.prefer, "prefer-digest-algorithm", "", "the same where nothing forbids it; no layer is encoded anew for it")
+	f.StringVar(&a.diffIDs, "diffid-algorithm", "", "write the diff_ids of configs in sha256, sha384 or sha512; every tar is read once more for that")
 }
 
 // wish is nil without a flag.
 func (a *algorithmFlags) wish() (*manifest.DigestWish, error) {
-	if a.must == "" && a.prefer == "" {
+	if a.must == "" && a.prefer == "" && a.diffIDs == "" {
 		return nil, nil
 	}
 	w, err := manifest.NoWish(), error(nil)
@@ -34,8 +35,11 @@ func (a *algorithmFlags) wish() (*manifest.DigestWish, error) {
 	if a.prefer != "" && err == nil {
 		w, err = w.Prefer(digest.Algorithm(a.prefer))
 	}
+	if err == nil {
+		w, err = w.Tars(digest.Algorithm(a.diffIDs))
+	}
 	if err != nil {
-		return nil, usage(fmt.Errorf("--digest-algorithm, --prefer-digest-algorithm: %w", err))
+		return nil, usage(fmt.Errorf("--digest-algorithm, --prefer-digest-algorithm, --diffid-algorithm: %w", err))
 	}
 	return &w, nil
 }
