@@ -301,9 +301,10 @@ func settle(ctx context.Context, env *Env, dst manifest.Ref, s situation, o *Opt
 // writes.
 func holdsDigests(ctx context.Context, env *Env, dst manifest.Ref, alg digest.Algorithm) error {
 	switch dst.Transport {
-	case manifest.DockerArchive:
+	case manifest.DockerArchive, manifest.DockerDaemon, manifest.Containerd:
+		// containerd's content store hashes what it is given with sha256.
 		if alg != digest.SHA256 {
-			return fmt.Errorf("readers of docker archives know sha256 only; --digest-algorithm sha256 writes that: %w", manifest.ErrUnsupported)
+			return fmt.Errorf("%s knows sha256 only; --digest-algorithm sha256 writes that: %w", dst.Transport, manifest.ErrUnsupported)
 		}
 	case manifest.Docker:
 		if env.dry != nil {

@@ -46,7 +46,7 @@ func TestAlgorithmRefused(t *testing.T) { // D8, D18, D19, D20, D22, rule 60, ru
 		{"preserved", src, w.docker("a:1"), Options{Preserve: true}, ErrPreserve, "--preserve-digests was given"},
 		{"digested", src, w.docker("a@" + at.String()), Options{}, ErrPreserve, "the destination names a digest"},
 		{"signed", "dir:" + w.dir + "/signed", w.docker("a:1"), Options{}, ErrPreserve, "it is signed"},
-		{"schema 1", one, w.docker("a:1"), Options{}, ErrPreserve, "a manifest of its type"},
+		{"schema 1", one, w.docker("a:1"), Options{}, manifest.ErrUnsupported, ""},
 		{"a subject", about, w.docker("a:1"), Options{}, ErrPreserve, "it names its subject as sha256:"},
 		{"into the store", src, "store:a:1", Options{}, ErrPreserve, "the store takes images as they are"},
 	} {
