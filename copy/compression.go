@@ -9,6 +9,8 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/tocsin/tocsin/copy/gzipv1"
 )
 
 // streamBuffer is large so that the stages of a pipeline do not wait for each other at every few bytes.
@@ -83,7 +85,7 @@ func encoder(w io.Writer, c Compression) (io.WriteCloser, error) {
 		}
 		return newParallelZstd(w, level)
 	case recipeGzip:
-		return newGzipV1(w), nil
+		return gzipv1.NewWriter(w), nil
 	case algoNone:
 		return nopCloser{w}, nil
 	}

@@ -8,11 +8,15 @@ import (
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/tocsin/tocsin/copy/gzipv1"
 	"github.com/tocsin/tocsin/manifest"
 )
 
-// recipeNone says that plain layers are sent as they are.
-const recipeNone = "none"
+// What can be made of an archive's plain layers: nothing, or what an encoder that never changes makes of them.
+const (
+	recipeNone = "none"
+	recipeGzip = gzipv1.Name
+)
 
 // ParseRecipe checks the value of --recipe.
 func ParseRecipe(s string) (string, error) {

@@ -30,7 +30,8 @@ copy/registry       < manifest                                      | os net con
 copy/policy         < manifest                                      |                            | opencontainers distribution/reference go-crypto x/crypto yaml
 copy/containerd     <                                               | context                    | opencontainers containerd containerd/images containerd/errdefs grpc
 copy/dockerd        <                                               | os net context               |
-copy                < manifest chunked chunked/fill store copy/registry copy/policy copy/containerd copy/dockerd | os context               | opencontainers klauspost/compress vbatts/tar-split sync
+copy/gzipv1         <                                               |                            |
+copy                < manifest chunked chunked/fill store copy/registry copy/policy copy/containerd copy/dockerd copy/gzipv1 | os context               | opencontainers klauspost/compress vbatts/tar-split sync
 snapshotter/lazyfs  < manifest chunked chunked/fill store           | os net context unsafe        | go-fuse sys sync
 snapshotter         < manifest chunked chunked/fill store snapshotter/lazyfs | os net context      | opencontainers containerd containerd/errdefs containerd/log grpc bbolt sys sync
 cmd/tocsin          < all                                           | os net context               | *

@@ -1,10 +1,10 @@
-package copy
+package gzipv1
 
 import (
 	"bytes"
 	stdgzip "compress/gzip"
 	"go/parser"
-	"go/token"
+	gotoken "go/token"
 	"io"
 	"slices"
 	"strconv"
@@ -13,10 +13,10 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-func gzipV1Of(t testing.TB, raw []byte, cut int) []byte {
+func pack(t testing.TB, raw []byte, cut int) []byte {
 	t.Helper()
 	var out bytes.Buffer
-	z := newGzipV1(&out)
+	z := NewWriter(&out)
 	for part := range slices.Chunk(raw, cut) {
 		if n, err := z.Write(part); err != nil || n != len(part) {
 			t.Fatalf("wrote %d of %d: %v", n, len(part), err)
@@ -80,13 +80,13 @@ func goldenInputs() map[string][]byte {
 	far := slices.Concat(random[:40_000], words[:1000], random[40_000:70_000], words[:1000], random[:32_768], random[:32_768])
 	return map[string][]byte{
 		"empty": {}, "one": {'x'}, "zeros": make([]byte, 1<<20), "random": random, "words": words, "skewed": skewed, "far": far,
-		"segment": words[:segmentV1], "segment and one": words[:segmentV1+1], "mixed": slices.Concat(words[:100_000], random[:100_000], words[50_000:90_000]),
+		"segment": words[:segmentSize], "segment and one": words[:segmentSize+1], "mixed": slices.Concat(words[:100_000], random[:100_000], words[50_000:90_000]),
 	}
 }
 
-// TestGzipV1Golden: the digests of gzip.v1 never change, with no version of Go, on no machine. If this fails, the
+// TestGolden: the digests of gzip.v1 never change, with no version of Go, on no machine. If this fails, the
 // encoder is wrong and not the table.
-func TestGzipV1Golden(t *testing.T) {
+func TestGolden(t *testing.T) {
 	golden := map[string]digest.Digest{
 		"empty":           "sha256:30e6fa98fb48c2b132824d1ac5e2243c0be9e9082ff32598d34d7687ca7f6c7f",
 		"one":             "sha256:53445b4929892e2e2429c0bd7dc9bd7237665159b4ba3051de2caf47d33d476f",
@@ -100,7 +100,7 @@ func TestGzipV1Golden(t *testing.T) {
 		"mixed":           "sha256:1a84470e941a8eaef1fd9aa69fd581ef1d9e5bf6beb9f211171b4644d26a0e25",
 	}
 	for name, raw := range goldenInputs() {
-		packed := gzipV1Of(t, raw, 1<<20)
+		packed := pack(t, raw, 1<<20)
 		checkRoundTrip(t, raw, packed)
 		if got := digest.FromBytes(packed); got != golden[name] {
 			t.Errorf("%q: %q, // %d to %d", name, got, len(raw), len(packed))
@@ -109,11 +109,11 @@ func TestGzipV1Golden(t *testing.T) {
 }
 
 // What is written does not depend on how the input was cut.
-func TestGzipV1Cuts(t *testing.T) {
+func TestCuts(t *testing.T) {
 	for name, raw := range goldenInputs() {
-		want := gzipV1Of(t, raw, 1<<20)
-		for _, cut := range []int{7, 4096, segmentV1, segmentV1 + 1} {
-			if !bytes.Equal(gzipV1Of(t, raw, cut), want) {
+		want := pack(t, raw, 1<<20)
+		for _, cut := range []int{7, 4096, segmentSize, segmentSize + 1} {
+			if !bytes.Equal(pack(t, raw, cut), want) {
 				t.Errorf("%s: cut into parts of %d it became something else", name, cut)
 			}
 		}
@@ -121,10 +121,10 @@ func TestGzipV1Cuts(t *testing.T) {
 }
 
 // Positions are counted modulo 2^32, so an input of more than 4 GiB goes on as it began.
-func TestGzipV1Wraps(t *testing.T) {
+func TestWraps(t *testing.T) {
 	raw := goldenInputs()["mixed"]
 	var out bytes.Buffer
-	z := newGzipV1(&out)
+	z := NewWriter(&out)
 	z.deflate.base = 1<<32 - 100_000
 	if _, err := z.Write(raw); err != nil {
 		t.Fatal(err)
@@ -133,16 +133,16 @@ func TestGzipV1Wraps(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkRoundTrip(t, raw, out.Bytes())
-	if !bytes.Equal(out.Bytes(), gzipV1Of(t, raw, 1<<20)) {
+	if !bytes.Equal(out.Bytes(), pack(t, raw, 1<<20)) {
 		t.Error("it became something else")
 	}
 }
 
-// TestGzipV1Frozen: the encoder imports nothing whose next version could write other bytes.
-func TestGzipV1Frozen(t *testing.T) {
+// TestFrozen: the encoder imports nothing whose next version could write other bytes.
+func TestFrozen(t *testing.T) {
 	allowed := []string{"cmp", "encoding/binary", "hash/crc32", "io", "math/bits", "slices"}
-	for _, name := range []string{"gzipv1.go", "deflatev1.go"} {
-		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ImportsOnly)
+	for _, name := range []string{"writer.go", "deflate.go"} {
+		file, err := parser.ParseFile(gotoken.NewFileSet(), name, nil, parser.ImportsOnly)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -154,24 +154,24 @@ func TestGzipV1Frozen(t *testing.T) {
 	}
 }
 
-func FuzzGzipV1(f *testing.F) {
+func FuzzWriter(f *testing.F) {
 	for _, raw := range goldenInputs() {
 		f.Add(raw[:min(len(raw), 4000)], 100)
 	}
-	f.Add(goldenInputs()["segment and one"], segmentV1)
+	f.Add(goldenInputs()["segment and one"], segmentSize)
 	f.Fuzz(func(t *testing.T, raw []byte, cut int) {
-		packed := gzipV1Of(t, raw, 1<<20)
+		packed := pack(t, raw, 1<<20)
 		checkRoundTrip(t, raw, packed)
-		if cut > 0 && !bytes.Equal(packed, gzipV1Of(t, raw, cut)) {
+		if cut > 0 && !bytes.Equal(packed, pack(t, raw, cut)) {
 			t.Error("the cut matters")
 		}
 	})
 }
 
-func BenchmarkGzipV1(b *testing.B) {
+func BenchmarkWriter(b *testing.B) {
 	raw := goldenInputs()["words"]
 	b.SetBytes(int64(len(raw)))
 	for b.Loop() {
-		gzipV1Of(b, raw, 1<<18)
+		pack(b, raw, 1<<18)
 	}
 }

@@ -1,4 +1,4 @@
-package copy
+package gzipv1
 
 import (
 	"cmp"
@@ -9,41 +9,41 @@ import (
 
 // The parameters of gzip.v1. They are part of the recipe.
 const (
-	windowV1   = 1 << 15 // the farthest that deflate can look back
-	hashBitsV1 = 15
-	chainV1    = 8  // candidates looked at for one position
-	goodV1     = 16 // a match of this length is taken without looking for a better one at the next byte
-	minMatchV1 = 4
-	maxMatchV1 = 258
+	window    = 1 << 15 // the farthest that deflate can look back
+	hashBits  = 15
+	maxChain  = 8  // candidates looked at for one position
+	goodMatch = 16 // a match of this length is taken without looking for a better one at the next byte
+	minMatch  = 4
+	maxMatch  = 258
 )
 
-// deflateV1 compresses one segment after another; a segment may refer to the 32 KiB before it. Positions are counted
+// deflate compresses one segment after another; a segment may refer to the 32 KiB before it. Positions are counted
 // modulo 2^32: what a stale table entry says is compared with the bytes before it is believed.
-type deflateV1 struct {
-	head [1 << hashBitsV1]uint32 // hash to the last position that had it
-	prev [windowV1]uint32        // position to the one before it with the same hash
-	buf  []byte                  // the history, then the segment
-	base uint32                  // position of buf[0]
+type deflate struct {
+	head [1 << hashBits]uint32 // hash to the last position that had it
+	prev [window]uint32        // position to the one before it with the same hash
+	buf  []byte                // the history, then the segment
+	base uint32                // position of buf[0]
 
-	tokens []tokenV1
-	out    bitsV1
+	tokens []token
+	out    bitWriter
 }
 
-// tokenV1 is a literal, when length is 0, or a match.
-type tokenV1 struct {
+// token is a literal, when length is 0, or a match.
+type token struct {
 	length   uint16
 	distance uint16 // less one, so that 32768 fits
 	literal  byte
 }
 
-func newDeflateV1() *deflateV1 {
-	return &deflateV1{buf: make([]byte, 0, windowV1+segmentV1), tokens: make([]tokenV1, 0, segmentV1)}
+func newDeflate() *deflate {
+	return &deflate{buf: make([]byte, 0, window+segmentSize), tokens: make([]token, 0, segmentSize)}
 }
 
 // block compresses a segment into one deflate block, and returns the whole bytes that are ready. They are valid until the
 // next call.
-func (d *deflateV1) block(segment []byte, last bool) []byte {
-	if drop := len(d.buf) - windowV1; drop > 0 {
+func (d *deflate) block(segment []byte, last bool) []byte {
+	if drop := len(d.buf) - window; drop > 0 {
 		d.buf = append(d.buf[:0], d.buf[drop:]...)
 		d.base += uint32(drop)
 	}
@@ -59,7 +59,7 @@ func (d *deflateV1) block(segment []byte, last bool) []byte {
 }
 
 // tokenize finds the matches in buf[from:]. A match is put off by a literal when the next byte begins a longer one.
-func (d *deflateV1) tokenize(from int) {
+func (d *deflate) tokenize(from int) {
 	d.tokens = d.tokens[:0]
 	length, distance := 0, 0 // of the match at i that the last round found
 	for i := from; i < len(d.buf); {
@@ -68,18 +68,18 @@ func (d *deflateV1) tokenize(from int) {
 		}
 		d.insert(i)
 		if length == 0 {
-			d.tokens = append(d.tokens, tokenV1{literal: d.buf[i]})
+			d.tokens = append(d.tokens, token{literal: d.buf[i]})
 			i++
 			continue
 		}
-		if length < goodV1 {
+		if length < goodMatch {
 			if l, dist := d.longest(i + 1); l > length {
-				d.tokens = append(d.tokens, tokenV1{literal: d.buf[i]})
+				d.tokens = append(d.tokens, token{literal: d.buf[i]})
 				i, length, distance = i+1, l, dist
 				continue
 			}
 		}
-		d.tokens = append(d.tokens, tokenV1{length: uint16(length), distance: uint16(distance - 1)})
+		d.tokens = append(d.tokens, token{length: uint16(length), distance: uint16(distance - 1)})
 		for end := i + length; ; {
 			if i++; i == end {
 				break
@@ -90,31 +90,31 @@ func (d *deflateV1) tokenize(from int) {
 	}
 }
 
-func (d *deflateV1) hash(i int) uint32 {
-	return binary.LittleEndian.Uint32(d.buf[i:]) * 0x9e3779b1 >> (32 - hashBitsV1)
+func (d *deflate) hash(i int) uint32 {
+	return binary.LittleEndian.Uint32(d.buf[i:]) * 0x9e3779b1 >> (32 - hashBits)
 }
 
-func (d *deflateV1) insert(i int) {
-	if i+minMatchV1 > len(d.buf) {
+func (d *deflate) insert(i int) {
+	if i+minMatch > len(d.buf) {
 		return
 	}
 	h, at := d.hash(i), d.base+uint32(i)
-	d.prev[at%windowV1] = d.head[h]
+	d.prev[at%window] = d.head[h]
 	d.head[h] = at
 }
 
 // longest finds the longest match for buf[i:], of equal ones the nearest. 0 is none.
-func (d *deflateV1) longest(i int) (length, distance int) {
-	if i+minMatchV1 > len(d.buf) {
+func (d *deflate) longest(i int) (length, distance int) {
+	if i+minMatch > len(d.buf) {
 		return 0, 0
 	}
 	at := d.base + uint32(i)
-	limit := min(len(d.buf)-i, maxMatchV1)
-	length = minMatchV1 - 1
+	limit := min(len(d.buf)-i, maxMatch)
+	length = minMatch - 1
 	before := uint32(0)
-	for candidate, n := d.head[d.hash(i)], 0; n < chainV1; n++ {
+	for candidate, n := d.head[d.hash(i)], 0; n < maxChain; n++ {
 		back := at - candidate
-		if back <= before || back > windowV1 || int(back) > i {
+		if back <= before || back > window || int(back) > i {
 			break // a stale entry, or out of reach
 		}
 		before = back
@@ -127,7 +127,7 @@ func (d *deflateV1) longest(i int) (length, distance int) {
 				}
 			}
 		}
-		candidate = d.prev[candidate%windowV1]
+		candidate = d.prev[candidate%window]
 	}
 	if distance == 0 {
 		return 0, 0
@@ -163,7 +163,7 @@ const (
 func lengthCode(length int) (symbol int, extra uint32, n int) {
 	x := length - 3
 	switch {
-	case length == maxMatchV1:
+	case length == maxMatch:
 		return 285, 0, 0
 	case x < 8:
 		return 257 + x, 0, 0
@@ -182,7 +182,7 @@ func distanceCode(x int) (symbol int, extra uint32, n int) {
 }
 
 // encode writes the tokens of a segment in the smaller of two forms; of equal ones the stored.
-func (d *deflateV1) encode(segment []byte, last bool) {
+func (d *deflate) encode(segment []byte, last bool) {
 	var literals [literalCodes]int
 	var distances [distanceCodes]int
 	literals[endOfBlock] = 1
@@ -227,16 +227,16 @@ func (d *deflateV1) encode(segment []byte, last bool) {
 	lit.put(&d.out, endOfBlock)
 }
 
-// codeV1 is a prefix code: of each symbol its bits, in the order in which they are written, and how many.
-type codeV1 struct {
+// code is a prefix code: of each symbol its bits, in the order in which they are written, and how many.
+type code struct {
 	bits    []uint16
 	lengths []uint8
 }
 
 // newCode makes a Huffman code in which no symbol has more than limit bits. When it comes out too long, the counts are
 // halved until it does not. A code of fewer than two symbols gets a second one, which decoders want.
-func newCode(counts []int, limit int) codeV1 {
-	c := codeV1{make([]uint16, len(counts)), make([]uint8, len(counts))}
+func newCode(counts []int, limit int) code {
+	c := code{make([]uint16, len(counts)), make([]uint8, len(counts))}
 	weights := slices.Clone(counts)
 	for symbol, used := 0, len(counts)-count(counts, 0); used < 2; symbol++ {
 		if weights[symbol] == 0 {
@@ -307,7 +307,7 @@ func huffman(weights []int, lengths []uint8, limit int) bool {
 }
 
 // assign gives each symbol its canonical bits.
-func (c codeV1) assign() {
+func (c code) assign() {
 	var next [maxCodeBits + 2]uint16
 	for _, n := range c.lengths {
 		if n > 0 {
@@ -325,27 +325,29 @@ func (c codeV1) assign() {
 	}
 }
 
-func (c codeV1) put(out *bitsV1, symbol int) { out.put(uint32(c.bits[symbol]), int(c.lengths[symbol])) }
+func (c code) put(out *bitWriter, symbol int) {
+	out.put(uint32(c.bits[symbol]), int(c.lengths[symbol]))
+}
 
 // cost is how many bits so many of each symbol take.
-func (c codeV1) cost(counts []int) (n int) {
+func (c code) cost(counts []int) (n int) {
 	for s, k := range counts {
 		n += k * int(c.lengths[s])
 	}
 	return n
 }
 
-// headerV1 says the two codes of a block.
-type headerV1 struct {
-	literals, distances int     // lengths said
-	runs                []runV1 // of all of them
-	code                codeV1  // for the symbols of the runs
-	lengths             int     // of code said
-	counts              []int   // of each symbol of code
+// header says the two codes of a block.
+type header struct {
+	literals, distances int   // lengths said
+	runs                []run // of all of them
+	code                code  // for the symbols of the runs
+	lengths             int   // of code said
+	counts              []int // of each symbol of code
 }
 
-// runV1 is a symbol of the code-length alphabet and its extra bits.
-type runV1 struct {
+// run is a symbol of the code-length alphabet and its extra bits.
+type run struct {
 	symbol int
 	extra  uint32
 	n      int
@@ -356,8 +358,8 @@ func lengthOrder() [lengthCodes]int {
 	return [lengthCodes]int{16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15}
 }
 
-func newHeader(lit, dist codeV1) headerV1 {
-	h := headerV1{literals: 257, distances: 1, lengths: 4, counts: make([]int, lengthCodes)}
+func newHeader(lit, dist code) header {
+	h := header{literals: 257, distances: 1, lengths: 4, counts: make([]int, lengthCodes)}
 	for s, n := range lit.lengths {
 		if n > 0 {
 			h.literals = max(h.literals, s+1)
@@ -382,8 +384,8 @@ func newHeader(lit, dist codeV1) headerV1 {
 }
 
 // runs says a sequence of code lengths with the symbols for repetitions.
-func runs(lengths []uint8) []runV1 {
-	var out []runV1
+func runs(lengths []uint8) []run {
+	var out []run
 	for i := 0; i < len(lengths); {
 		value, n := lengths[i], 1
 		for i+n < len(lengths) && lengths[i+n] == value {
@@ -391,21 +393,21 @@ func runs(lengths []uint8) []runV1 {
 		}
 		i += n
 		if value != 0 {
-			out = append(out, runV1{symbol: int(value)})
+			out = append(out, run{symbol: int(value)})
 			n--
 		}
 		for n > 0 {
-			r, took := runV1{symbol: int(value)}, 1
+			r, took := run{symbol: int(value)}, 1
 			switch {
 			case value == 0 && n >= 11:
 				took = min(n, 138)
-				r = runV1{18, uint32(took - 11), 7}
+				r = run{18, uint32(took - 11), 7}
 			case value == 0 && n >= 3:
 				took = n
-				r = runV1{17, uint32(took - 3), 3}
+				r = run{17, uint32(took - 3), 3}
 			case value != 0 && n >= 3:
 				took = min(n, 6)
-				r = runV1{16, uint32(took - 3), 2}
+				r = run{16, uint32(took - 3), 2}
 			}
 			out = append(out, r)
 			n -= took
@@ -415,7 +417,7 @@ func runs(lengths []uint8) []runV1 {
 }
 
 // cost is the size of the block's beginning in bits, with the three that say what kind it is.
-func (h headerV1) cost() int {
+func (h header) cost() int {
 	n := 3 + 5 + 5 + 4 + 3*h.lengths + h.code.cost(h.counts)
 	for _, r := range h.runs {
 		n += r.n
@@ -423,7 +425,7 @@ func (h headerV1) cost() int {
 	return n
 }
 
-func (h headerV1) write(out *bitsV1) {
+func (h header) write(out *bitWriter) {
 	out.put(uint32(h.literals-257), 5)
 	out.put(uint32(h.distances-1), 5)
 	out.put(uint32(h.lengths-4), 4)
@@ -437,14 +439,14 @@ func (h headerV1) write(out *bitsV1) {
 	}
 }
 
-// bitsV1 packs bits into bytes from the lowest bit up.
-type bitsV1 struct {
+// bitWriter packs bits into bytes from the lowest bit up.
+type bitWriter struct {
 	done []byte
 	acc  uint64
 	n    int // bits in acc, less than 8 between calls
 }
 
-func (b *bitsV1) put(v uint32, n int) {
+func (b *bitWriter) put(v uint32, n int) {
 	b.acc |= uint64(v) << b.n
 	for b.n += n; b.n >= 8; b.n -= 8 {
 		b.done = append(b.done, byte(b.acc))
@@ -453,7 +455,7 @@ func (b *bitsV1) put(v uint32, n int) {
 }
 
 // align fills the byte that was begun with zeros.
-func (b *bitsV1) align() {
+func (b *bitWriter) align() {
 	if b.n > 0 {
 		b.done = append(b.done, byte(b.acc))
 		b.acc, b.n = 0, 0
@@ -461,7 +463,7 @@ func (b *bitsV1) align() {
 }
 
 // stored writes a block of bytes as they are.
-func (b *bitsV1) stored(p []byte, final uint32) {
+func (b *bitWriter) stored(p []byte, final uint32) {
 	b.put(final, 3)
 	b.align()
 	b.done = binary.LittleEndian.AppendUint16(b.done, uint16(len(p)))
