@@ -253,8 +253,7 @@ func (p imagePlan) bound(o *Options) string {
 			return "a manifest of its type is only copied as it is"
 		}
 	}
-	switch {
-	case m.Subject != nil && m.Subject.Digest.Algorithm() != wantedAlgorithm(o.wish()):
+	if m.Subject != nil && m.Subject.Digest.Algorithm() != wantedAlgorithm(o.wish()) {
 		return "it names its subject as " + m.Subject.Digest.String()
 	}
 	return ""

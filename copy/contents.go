@@ -2,7 +2,6 @@ package copy
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -130,25 +129,11 @@ func indexed(idx v1.Index) []Contained {
 
 // savedImages lists the images of a docker archive in the order in which references count them.
 func savedImages(x archiveFiles) ([]Contained, error) {
+	saved, legacy, err := readSaved(x)
 	var out []Contained
-	raw, err := x.readUnverified(savedFile, maxSavedSize)
-	if err == nil {
-		var saved []savedImage
-		if err := json.Unmarshal(raw, &saved); err != nil {
-			return nil, fmt.Errorf("%s: %w: %w", savedFile, err, manifest.ErrMalformed)
-		}
-		for _, s := range saved {
-			out = append(out, Contained{Names: s.RepoTags})
-		}
-		return out, nil
+	for _, s := range saved {
+		out = append(out, Contained{Names: s.RepoTags})
 	}
-	if !errors.Is(err, ErrNotFound) {
-		return nil, err
-	}
-	if raw, err = x.readUnverified(repositoriesFile, maxSavedSize); err != nil {
-		return nil, err
-	}
-	legacy, err := parseRepositories(raw)
 	for _, l := range legacy {
 		out = append(out, Contained{Names: l.tags})
 	}

@@ -63,16 +63,7 @@ func (d *dir) version() (string, error) {
 
 // read reads a small file whole. Its bytes are not compared with anything.
 func (d *dir) read(name string, limit int64) ([]byte, error) {
-	f, err := os.Open(filepath.Join(d.path, name))
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	raw, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(raw)) > limit {
-		err = fmt.Errorf("%s is larger than %d bytes: %w", f.Name(), limit, manifest.ErrMalformed)
-	}
-	return raw, err
+	return readLimited(filepath.Join(d.path, name), limit)
 }
 
 // dirName is a blob's file: hex alone means sha256.
@@ -274,12 +265,8 @@ func (s *dirSpool) commit(_ context.Context, desc v1.Descriptor) error {
 }
 
 func (s *dirSpool) name(name string) error {
-	err := errors.Join(s.Chmod(0o644), s.Sync(), s.Close())
-	if err == nil {
-		err = os.Rename(s.Name(), filepath.Join(s.dir.path, name))
-	}
-	if err != nil {
-		return fmt.Errorf("write %s of %s: %w", name, s.dir.path, errors.Join(err, os.Remove(s.Name())))
+	if err := finish(s.File, nil, filepath.Join(s.dir.path, name), 0o644); err != nil {
+		return fmt.Errorf("write %s of %s: %w", name, s.dir.path, err)
 	}
 	s.dir.keep(name)
 	return nil

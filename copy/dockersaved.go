@@ -42,33 +42,44 @@ type legacyImage struct {
 
 // findSaved finds the image that a reference names in an archive of any age.
 func findSaved(ctx context.Context, x archiveFiles, ref manifest.Ref) (archiveImage, error) {
-	raw, err := x.readUnverified(savedFile, maxSavedSize)
-	if err == nil {
-		saved, err := parseSaved(raw)
-		if err != nil {
-			return archiveImage{}, fmt.Errorf("%s: %w", savedFile, err)
-		}
+	saved, legacy, err := readSaved(x)
+	if err != nil {
+		return archiveImage{}, err
+	}
+	if saved != nil {
 		i, err := chooseSaved(ref, len(saved), func(i int) []string { return saved[i].RepoTags })
 		if err != nil {
 			return archiveImage{}, err
 		}
 		return locate(x, saved[i])
 	}
-	if !errors.Is(err, ErrNotFound) {
-		return archiveImage{}, err
-	}
-	if raw, err = x.readUnverified(repositoriesFile, maxSavedSize); err != nil {
-		return archiveImage{}, fmt.Errorf("neither %s nor %s: %w", savedFile, repositoriesFile, err)
-	}
-	legacy, err := parseRepositories(raw)
-	if err != nil {
-		return archiveImage{}, fmt.Errorf("%s: %w", repositoriesFile, err)
-	}
 	i, err := chooseSaved(ref, len(legacy), func(i int) []string { return legacy[i].tags })
 	if err != nil {
 		return archiveImage{}, err
 	}
 	return convertLegacy(ctx, x, legacy[i].id)
+}
+
+// readSaved reads what says which images an archive holds. One of the two lists is nil: an archive of docker 1.10 and
+// later has the first, even when it is empty.
+func readSaved(x archiveFiles) (saved []savedImage, legacy []legacyImage, err error) {
+	raw, err := x.readUnverified(savedFile, maxSavedSize)
+	if err == nil {
+		if saved, err = parseSaved(raw); err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", savedFile, err)
+		}
+		return saved, nil, nil
+	}
+	if !errors.Is(err, ErrNotFound) {
+		return nil, nil, err
+	}
+	if raw, err = x.readUnverified(repositoriesFile, maxSavedSize); err != nil {
+		return nil, nil, fmt.Errorf("neither %s nor %s: %w", savedFile, repositoriesFile, err)
+	}
+	if legacy, err = parseRepositories(raw); err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", repositoriesFile, err)
+	}
+	return nil, legacy, nil
 }
 
 // parseSaved reads manifest.json. It is pure.

@@ -33,18 +33,35 @@ const (
 
 func openLayout(ref manifest.Ref) (*layout, error) {
 	l := &layout{ref: ref}
-	raw, err := os.ReadFile(filepath.Join(ref.Path, layoutFile))
+	raw, err := readLimited(filepath.Join(ref.Path, layoutFile), maxIndexSize)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%s is no OCI layout, it has no %s file: %w", ref.Path, layoutFile, ErrNotFound)
 	}
-	if err != nil {
-		return nil, err
+	if err == nil {
+		err = checkLayoutFile(raw)
 	}
-	var v v1.ImageLayout
-	if err := json.Unmarshal(raw, &v); err != nil || v.Version != v1.ImageLayoutVersion {
-		return nil, fmt.Errorf("%s: %s does not say version %s: %w", ref.Path, layoutFile, v1.ImageLayoutVersion, manifest.ErrUnsupported)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", ref.Path, err)
 	}
 	return l, nil
+}
+
+// checkLayoutFile refuses an oci-layout file of another version than the one that is read. It is pure.
+func checkLayoutFile(raw []byte) error {
+	var l v1.ImageLayout
+	if err := json.Unmarshal(raw, &l); err != nil || l.Version != v1.ImageLayoutVersion {
+		return fmt.Errorf("%s does not say version %s: %w", layoutFile, v1.ImageLayoutVersion, manifest.ErrUnsupported)
+	}
+	return nil
+}
+
+// parseLayoutIndex reads index.json. It is pure.
+func parseLayoutIndex(raw []byte) (v1.Index, error) {
+	var idx v1.Index
+	if err := json.Unmarshal(raw, &idx); err != nil {
+		return idx, fmt.Errorf("%s: %w: %w", indexFile, err, manifest.ErrMalformed)
+	}
+	return idx, nil
 }
 
 func createLayout(ref manifest.Ref) (*layout, error) {
@@ -71,25 +88,18 @@ func createLayout(ref manifest.Ref) (*layout, error) {
 
 // index reads index.json; a layout that has none yet has no images.
 func (l *layout) index() (v1.Index, error) {
-	idx := v1.Index{MediaType: v1.MediaTypeImageIndex}
-	idx.SchemaVersion = 2
-	f, err := os.Open(filepath.Join(l.ref.Path, indexFile))
+	raw, err := readLimited(filepath.Join(l.ref.Path, indexFile), maxIndexSize)
 	if errors.Is(err, fs.ErrNotExist) {
+		idx := v1.Index{MediaType: v1.MediaTypeImageIndex}
+		idx.SchemaVersion = 2
 		return idx, nil
 	}
 	if err != nil {
-		return idx, err
+		return v1.Index{}, err
 	}
-	defer f.Close()
-	raw, err := io.ReadAll(io.LimitReader(f, maxIndexSize+1))
+	idx, err := parseLayoutIndex(raw)
 	if err != nil {
-		return idx, err
-	}
-	if len(raw) > maxIndexSize {
-		return idx, fmt.Errorf("%s is larger than %d bytes: %w", f.Name(), maxIndexSize, manifest.ErrMalformed)
-	}
-	if err := json.Unmarshal(raw, &idx); err != nil {
-		return idx, fmt.Errorf("%s: %w: %w", f.Name(), err, manifest.ErrMalformed)
+		return idx, fmt.Errorf("%s: %w", l.ref.Path, err)
 	}
 	return idx, nil
 }
@@ -139,10 +149,8 @@ func findEntry(entries []v1.Descriptor, ref manifest.Ref) (v1.Descriptor, error)
 }
 
 func (l *layout) path(d digest.Digest) (string, error) {
-	if err := manifest.ValidDigest(d); err != nil {
-		return "", err
-	}
-	return filepath.Join(l.ref.Path, v1.ImageBlobsDir, d.Algorithm().String(), d.Encoded()), nil
+	name, err := blobName(d)
+	return filepath.Join(l.ref.Path, name), err
 }
 
 func (l *layout) open(d digest.Digest) (*os.File, error) {

@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -22,62 +20,9 @@ func (l *layout) temp(dir string) (*os.File, error) {
 	return lockedTemp(filepath.Join(l.ref.Path, dir), tempPrefix)
 }
 
-// lockedTemp makes a temporary file that is locked while its writer lives.
-func lockedTemp(dir, prefix string) (*os.File, error) {
-	for {
-		f, err := os.CreateTemp(dir, prefix)
-		if err != nil {
-			return nil, err
-		}
-		if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
-			return nil, errors.Join(fmt.Errorf("lock %s: %w", f.Name(), err), f.Close(), os.Remove(f.Name()))
-		}
-		_, err = os.Lstat(f.Name())
-		if err == nil {
-			return f, nil
-		}
-		if err := errors.Join(err, f.Close()); !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-		// Somebody swept it away before it was locked.
-	}
-}
-
 // sweep removes what writers left behind that did not live to remove it themselves.
 func (l *layout) sweep() error {
 	return errors.Join(sweepTemps(l.ref.Path, tempPrefix), sweepTemps(filepath.Join(l.ref.Path, v1.ImageBlobsDir), tempPrefix))
-}
-
-// sweepTemps removes the files of lockedTemp in a directory whose writers are dead.
-func sweepTemps(dir, prefix string) error {
-	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), prefix) {
-			continue
-		}
-		if err := sweepFile(filepath.Join(dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("remove what an earlier copy left: %w", err)
-		}
-	}
-	return nil
-}
-
-func sweepFile(name string) error {
-	f, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-	if errors.Is(err, syscall.EWOULDBLOCK) {
-		return f.Close() // its writer lives
-	}
-	if err == nil && staleFile(f, name) {
-		err = os.Remove(name)
-	}
-	return errors.Join(err, f.Close())
 }
 
 // lock keeps other copies from changing index.json until unlock is called. It locks the directory itself, because every
@@ -113,7 +58,7 @@ func (s *layoutSpool) commit(ctx context.Context, d v1.Descriptor) error {
 		return errors.Join(err, s.abort())
 	}
 	err = errors.Join(ctx.Err(), os.MkdirAll(filepath.Dir(path), 0o755))
-	if err := finish(s.File, err, path); err != nil {
+	if err := finish(s.File, err, path, 0o644); err != nil {
 		return fmt.Errorf("blob %s of %s: %w", d.Digest, s.layout.ref.Path, err)
 	}
 	return nil
@@ -125,21 +70,6 @@ func (l *layout) adopt(f *os.File) spool { return &layoutSpool{File: f, layout: 
 
 func (s *layoutSpool) abort() error { return errors.Join(s.Close(), os.Remove(s.Name())) }
 
-// finish gives a temporary file its name, durably, or removes it if there was an error before.
-func finish(f *os.File, before error, path string) error {
-	err := before
-	if err == nil {
-		err = errors.Join(f.Chmod(0o644), f.Sync())
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, f.Close(), os.Remove(f.Name()))
-	}
-	return errors.Join(f.Close(), syncDir(filepath.Dir(path)))
-}
-
 // replace writes a small file of the layout in one step.
 func (l *layout) replace(name string, raw []byte) error {
 	f, err := l.temp("")
@@ -147,7 +77,7 @@ func (l *layout) replace(name string, raw []byte) error {
 		return err
 	}
 	_, err = f.Write(raw)
-	if err := finish(f, err, filepath.Join(l.ref.Path, name)); err != nil {
+	if err := finish(f, err, filepath.Join(l.ref.Path, name), 0o644); err != nil {
 		return fmt.Errorf("write %s of %s: %w", name, l.ref.Path, err)
 	}
 	return nil

@@ -3,10 +3,7 @@ package copy
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -46,12 +43,7 @@ func OpenLocations(path string) *Locations {
 }
 
 func readLocations(path string) []location {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil
-	}
-	defer f.Close()
-	raw, err := io.ReadAll(io.LimitReader(f, maxLocationsFile))
+	raw, err := readLimited(path, maxLocationsFile)
 	if err != nil {
 		return nil
 	}
@@ -100,22 +92,11 @@ func (l *Locations) Save() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.list = mergeLocations(readLocations(l.path), l.list)
-	err := os.MkdirAll(filepath.Dir(l.path), 0o700)
-	var f *os.File
+	err := os.MkdirAll(filepath.Dir(l.path), 0o700) // nobody else's business
 	if err == nil {
-		f, err = os.CreateTemp(filepath.Dir(l.path), ".locations-")
+		err = replaceFile(l.path, formatLocations(l.list), 0o600)
 	}
 	if err != nil {
-		return fmt.Errorf("remember where blobs are: %w", err)
-	}
-	_, err = f.Write(formatLocations(l.list))
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), l.path)
-	}
-	if err != nil {
-		if gone := os.Remove(f.Name()); !errors.Is(gone, fs.ErrNotExist) {
-			err = errors.Join(err, gone)
-		}
 		return fmt.Errorf("remember where blobs are: %w", err)
 	}
 	return nil

@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"github.com/opencontainers/go-digest"
 
@@ -34,19 +32,6 @@ func (d *docker) lookaside(ctx context.Context, base string, of digest.Digest) (
 		}
 		return raw, err
 	})
-}
-
-func readLimited(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	raw, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(raw)) > limit {
-		err = fmt.Errorf("%s is larger than %d bytes: %w", path, limit, manifest.ErrMalformed)
-	}
-	return raw, err
 }
 
 // lookasideWritable is nil if signatures can be written below base.
@@ -82,27 +67,6 @@ func (d *docker) putLookaside(of digest.Digest, sigs []policy.Signature) error {
 		if raw == nil {
 			return os.Remove(u.Path)
 		}
-		return replaceFile(u.Path, raw)
+		return replaceFile(u.Path, raw, 0o644)
 	})
-}
-
-// replaceFile writes a file that others may be reading, and the directories above it.
-func replaceFile(path string, raw []byte) error {
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(dir, tempPrefix)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(raw)
-	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return syncDir(dir)
 }

@@ -2,7 +2,6 @@ package copy
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 
@@ -41,23 +40,17 @@ func (a *ociArchive) top(ctx context.Context) (document, error) {
 
 // readArchiveIndex reads index.json of a tar that says it is an OCI layout.
 func readArchiveIndex(x archiveFiles) (v1.Index, error) {
-	var idx v1.Index
 	raw, err := x.readUnverified(layoutFile, maxIndexSize)
 	if err != nil {
-		return idx, fmt.Errorf("no OCI layout: %w", err)
+		return v1.Index{}, fmt.Errorf("no OCI layout: %w", err)
 	}
-	var l v1.ImageLayout
-	if err := json.Unmarshal(raw, &l); err != nil || l.Version != v1.ImageLayoutVersion {
-		return idx, fmt.Errorf("%s does not say version %s: %w", layoutFile, v1.ImageLayoutVersion, manifest.ErrUnsupported)
+	if err := checkLayoutFile(raw); err != nil {
+		return v1.Index{}, err
 	}
-	raw, err = x.readUnverified(indexFile, maxIndexSize)
-	if err != nil {
-		return idx, err
+	if raw, err = x.readUnverified(indexFile, maxIndexSize); err != nil {
+		return v1.Index{}, err
 	}
-	if err := json.Unmarshal(raw, &idx); err != nil {
-		return idx, fmt.Errorf("%s: %w: %w", indexFile, err, manifest.ErrMalformed)
-	}
-	return idx, nil
+	return parseLayoutIndex(raw)
 }
 
 func (a *ociArchive) manifest(ctx context.Context, d v1.Descriptor) (document, error) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
@@ -107,8 +106,7 @@ func tarOfBlob(ctx context.Context, src source, d v1.Descriptor) (mediaType stri
 	if err != nil {
 		return "", "", errors.Join(err, in.Close())
 	}
-	h := digest.SHA256.Digester()
-	_, err = io.CopyBuffer(h.Hash(), struct{ io.Reader }{tar}, make([]byte, streamBuffer))
+	diffID, err = digestOf(ctx, tar)
 	if err := errors.Join(err, tar.Close(), in.Close()); err != nil {
 		return "", "", err
 	}
@@ -116,7 +114,7 @@ func tarOfBlob(ctx context.Context, src source, d v1.Descriptor) (mediaType stri
 	if docker, err := manifest.ToDocker(mediaType); err == nil {
 		mediaType = docker
 	}
-	return mediaType, h.Digest(), nil
+	return mediaType, diffID, nil
 }
 
 // raise makes a situation of a schema 1 manifest one of an image, where it cannot go as it is, and says so.

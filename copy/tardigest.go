@@ -132,18 +132,16 @@ func (d *digester) archive(ctx context.Context, path string) ([]Digested, error)
 
 // opened reads a plain tar in a file where it is, several entries at once; everything else as it streams by.
 func (d *digester) opened(ctx context.Context, f *os.File, path string) ([]Digested, error) {
-	st, err := f.Stat()
+	plain, err := isPlainTar(f)
 	if err != nil {
 		return nil, err
 	}
-	head := make([]byte, 4)
-	if !st.Mode().IsRegular() || f == os.Stdin {
+	if !plain {
 		return d.stream(ctx, f, path)
 	}
-	if n, err := f.ReadAt(head, 0); err != nil && err != io.EOF {
+	st, err := f.Stat()
+	if err != nil {
 		return nil, err
-	} else if sniff(head[:n]) != algoNone {
-		return d.stream(ctx, f, path)
 	}
 	x, err := scanFile(ctx, f, st.Size(), d.want)
 	if err != nil {

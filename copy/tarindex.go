@@ -245,18 +245,6 @@ func openStream(ctx context.Context, name string, open func(ctx context.Context)
 	return indexArchive(ctx, name, f)
 }
 
-// openFile opens a file, or standard input for "-".
-func openFile(name string) (*os.File, error) {
-	if name == "-" {
-		return os.Stdin, nil
-	}
-	f, err := os.Open(name)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("%w: %w", err, ErrNotFound)
-	}
-	return f, err
-}
-
 // indexArchive indexes a file that holds a plain tar, or closes it.
 func indexArchive(ctx context.Context, name string, f *os.File) (*os.File, *tarIndex, error) {
 	st, err := f.Stat()
@@ -271,51 +259,50 @@ func indexArchive(ctx context.Context, name string, f *os.File) (*os.File, *tarI
 
 // plainTar returns f, or closes it and returns a file that can be read anywhere and holds the tar inside.
 func plainTar(ctx context.Context, f *os.File) (*os.File, error) {
-	st, err := f.Stat()
+	plain, err := isPlainTar(f)
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	if st.IsDir() {
-		return nil, errors.Join(fmt.Errorf("a directory, not a tar: %w", manifest.ErrMalformed), f.Close())
-	}
-	if st.Mode().IsRegular() && f != os.Stdin {
-		head := make([]byte, 4)
-		if n, err := f.ReadAt(head, 0); err != nil && err != io.EOF {
-			return nil, errors.Join(err, f.Close())
-		} else if sniff(head[:n]) == algoNone {
-			return f, nil
-		}
+	if plain {
+		return f, nil
 	}
 	return spoolTar(ctx, f)
 }
 
-// spoolTar writes the tar inside of a stream into a file without a name, and closes the stream.
-func spoolTar(ctx context.Context, f io.ReadCloser) (*os.File, error) {
-	in, err := openTar(&contextReader{ctx, f})
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
+// isPlainTar says that a file can be read at any place, and is not compressed.
+func isPlainTar(f *os.File) (bool, error) {
+	st, err := f.Stat()
+	switch {
+	case err != nil:
+		return false, err
+	case st.IsDir():
+		return false, fmt.Errorf("a directory, not a tar: %w", manifest.ErrMalformed)
+	case !st.Mode().IsRegular() || f == os.Stdin:
+		return false, nil
 	}
-	out, err := unnamed("tocsin-archive-")
-	if err != nil {
-		return nil, errors.Join(err, in.Close(), f.Close())
+	head := make([]byte, magicLen)
+	n, err := f.ReadAt(head, 0)
+	if err == io.EOF {
+		err = nil
 	}
-	_, err = io.CopyBuffer(struct{ io.Writer }{out}, struct{ io.Reader }{in}, make([]byte, streamBuffer))
-	if err := errors.Join(err, in.Close(), f.Close()); err != nil {
-		return nil, errors.Join(err, out.Close())
-	}
-	return out, nil
+	return sniff(head[:n]) == algoNone, err
 }
 
-// unnamed makes a temporary file that goes when it is closed, whatever happens.
-func unnamed(prefix string) (*os.File, error) {
-	f, err := os.CreateTemp("", prefix)
+// spoolTar writes the tar inside of a stream into a file without a name, and closes the stream.
+func spoolTar(ctx context.Context, f io.ReadCloser) (*os.File, error) {
+	packed := &atomicCounter{Reader: &contextReader{ctx, f}}
+	in, err := openTar(packed)
 	if err != nil {
-		return nil, err
-	}
-	if err := os.Remove(f.Name()); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return f, nil
+	out, err := spooled("tocsin-archive-", &bounded{Reader: in, compressed: packed.n.Load})
+	if err := errors.Join(err, in.Close(), f.Close()); err != nil {
+		if out != nil {
+			err = errors.Join(err, out.Close())
+		}
+		return nil, err
+	}
+	return out, nil
 }
 
 // contextReader stops between two reads when the context is done.

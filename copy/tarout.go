@@ -13,7 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/tocsin/tocsin/manifest"
@@ -330,16 +329,12 @@ func (o *tarOut) finish(ctx context.Context) error {
 	if o.path == "" {
 		return nil
 	}
-	err := errors.Join(o.file.Chmod(0o644), o.file.Sync())
-	if err == nil {
-		err = os.Rename(o.file.Name(), o.path)
-	}
-	if err != nil {
-		return fmt.Errorf("finish the archive %s: %w", o.path, err)
-	}
 	name := o.path
 	o.path = ""
-	return errors.Join(o.file.Close(), syncDir(filepath.Dir(name)))
+	if err := finish(o.file, nil, name, 0o644); err != nil {
+		return fmt.Errorf("finish the archive %s: %w", name, err)
+	}
+	return nil
 }
 
 // close removes an archive that was not finished.
@@ -348,14 +343,6 @@ func (o *tarOut) close() error {
 		return nil
 	}
 	return errors.Join(o.file.Close(), os.Remove(o.file.Name()))
-}
-
-func syncDir(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }
 
 // tarLayout is an OCI layout written into a tar: the destination oci-archive:, and what docker-archive: is made of.
@@ -417,10 +404,3 @@ func (l *tarLayout) end(ctx context.Context, doc document, annotations map[strin
 }
 
 func (l *tarLayout) close() error { return l.out.close() }
-
-// digestOf hashes a part of an archive.
-func digestOf(ctx context.Context, r io.Reader) (digest.Digest, error) {
-	h := digest.SHA256.Digester()
-	_, err := io.CopyBuffer(h.Hash(), &contextReader{ctx, r}, make([]byte, streamBuffer))
-	return h.Digest(), err
-}

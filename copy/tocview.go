@@ -101,10 +101,8 @@ func (r *runner) hashView(ctx context.Context, l manifest.Layer) (tarBlob, error
 	tar, err := r.viewTar(ctx, l, meter)
 	out := tarBlob{desc: l.Descriptor}
 	if err == nil {
-		h := digest.SHA256.Digester()
-		_, err = io.CopyBuffer(h.Hash(), struct{ io.Reader }{tar}, make([]byte, streamBuffer))
+		out.tar, err = digestOf(ctx, tar)
 		err = errors.Join(err, tar.Close())
-		out.tar = h.Digest()
 	}
 	meter.Done(err)
 	return out, err
@@ -137,17 +135,10 @@ func (r *runner) spooled(ctx context.Context, d v1.Descriptor, meter Meter) (*os
 	if err != nil {
 		return nil, err
 	}
-	in := &metered{ReadCloser: body, meter: meter}
-	defer in.Close()
-	f, err := os.CreateTemp("", "tocsin-layer-")
+	defer body.Close()
+	f, err := spooled("tocsin-layer-", &metered{ReadCloser: body, meter: meter})
 	if err != nil {
-		return nil, err
-	}
-	if err = os.Remove(f.Name()); err == nil {
-		_, err = io.CopyBuffer(struct{ io.Writer }{f}, struct{ io.Reader }{in}, make([]byte, streamBuffer))
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("blob %s: %w", d.Digest, err), f.Close())
+		return nil, fmt.Errorf("blob %s: %w", d.Digest, err)
 	}
 	return f, nil
 }
