@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 
@@ -89,9 +90,13 @@ func prepare(ctx context.Context, judge *judged, dst manifest.Ref, o *Options) (
 	if _, err := o.wish().Choose(manifest.Situation{}); err != nil {
 		return situation{}, nil, o, err
 	}
-	if plainTars(dst.Transport) && o.Prefer == manifest.PreferPlain { // L26
-		c := *o
-		c.Prefer, o = manifest.PreferGzip, &c
+	var notes []string
+	if plainTars(dst.Transport) {
+		top, err := judge.top(ctx)
+		if err != nil {
+			return situation{}, nil, o, err
+		}
+		o, notes = oneImage(top, o)
 	}
 	s, err := gather(ctx, judge, o)
 	if err == nil {
@@ -137,7 +142,7 @@ func prepare(ctx context.Context, judge *judged, dst manifest.Ref, o *Options) (
 	}
 	p, o, err := settle(ctx, judge.env, dst, s, o)
 	if err == nil {
-		p.notes = append(raised, p.notes...)
+		p.notes = slices.Concat(notes, raised, p.notes)
 		p.signatures = carry
 		err = carry.invalidated(p.images)
 	}

@@ -278,6 +278,20 @@ func plainTars(t manifest.Transport) bool {
 	return t == manifest.DockerArchive || t == manifest.DockerDaemon
 }
 
+// oneImage is what the options become for a place that holds one image: of a list the fallback when nothing was chosen,
+// which is said, and rather one whose layers are gzip (L26). It is pure.
+func oneImage(top document, o *Options) (_ *Options, notes []string) {
+	c := *o
+	if manifest.IsList(top.mediaType) && c.Platform == nil && c.Select.all() && c.Select.Fallback != nil {
+		c.Platform = c.Select.Fallback
+		notes = append(notes, fmt.Sprintf("%s is a list, and the destination holds one image: the one for %s is copied", top.digest, manifest.FormatPlatform(*c.Platform)))
+	}
+	if c.Prefer == manifest.PreferPlain {
+		c.Prefer = manifest.PreferGzip
+	}
+	return &c, notes
+}
+
 // intoDockerArchive is what the options become for a docker archive, or why the copy cannot be. It is pure.
 func intoDockerArchive(s situation, o *Options) (*Options, error) {
 	switch {

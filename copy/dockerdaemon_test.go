@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/tocsin/tocsin/copy/dockerd"
 	"github.com/tocsin/tocsin/manifest"
@@ -118,12 +119,31 @@ func TestPreferGzip(t *testing.T) { // L26, L9, rule 4
 		w.copy(src, to, &Options{Platform: platform(t, "linux/amd64")})
 		w.checkTars(to, tars[:want])
 	}
+	// Nothing was chosen: the fallback, which is said.
+	amd := plat(t, "linux/amd64")
+	res := w.copy(src, "docker-daemon:z:1", &Options{Select: Select{Fallback: &amd}})
+	w.checkTars("docker-daemon:z:1", tars[:1])
+	if !strings.Contains(strings.Join(res.Notes, "\n"), "the one for linux/amd64 is copied") {
+		t.Errorf("notes %q", res.Notes)
+	}
+	if res := w.copy(src, w.layout("whole")+":x", &Options{Select: Select{Fallback: &amd}}); res.MediaType != v1.MediaTypeImageIndex || len(res.Notes) > 0 {
+		t.Errorf("%+v", res)
+	}
+	for o, want := range map[*Options]error{
+		{Preserve: true, Select: Select{Fallback: &amd}}:                        ErrPreserve,
+		{Select: Select{Fallback: platform(t, "linux/mips")}}:                   manifest.ErrNotFound,
+		{Select: Select{Fallback: &amd, Digests: []digest.Digest{zstd.Digest}}}: ErrUsage,
+	} {
+		if _, err := w.try(src, "docker-daemon:y:1", o); !errors.Is(err, want) {
+			t.Errorf("%v, want %v", err, want)
+		}
+	}
 	for name, o := range map[string]Options{"all": {}, "two": {Select: Select{Digests: []digest.Digest{gzip.Digest}}}} {
 		if _, err := w.try(src, "docker-daemon:y:1", &o); !errors.Is(err, ErrUsage) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if got := w.daemon.Names(); !slices.Equal(got, []string{"x:1"}) {
+	if got := w.daemon.Names(); !slices.Equal(got, []string{"x:1", "z:1"}) {
 		t.Errorf("names %v", got)
 	}
 }

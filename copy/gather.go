@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
@@ -30,6 +31,7 @@ type gatherer struct {
 	partial partial // nil: the source has all of what it names
 	sparse  bool    // what a partial source does not have is left out
 	copying bool    // layers will be needed too
+	lenient bool    // an entry that is not there, or is not what it should be, is described and does not end everything
 	slots   *semaphore.Weighted
 	entries atomic.Int64
 	lists   flights[entryKey, document]
@@ -51,16 +53,20 @@ func newGatherer(src source, o *Options) *gatherer {
 
 // gather reads the manifests and configs that plan needs, and nothing else.
 func gather(ctx context.Context, src source, o *Options) (situation, error) {
+	return newGatherer(src, o).gather(ctx, o)
+}
+
+func (g *gatherer) gather(ctx context.Context, o *Options) (situation, error) {
 	if err := o.Select.check(o.Platform); err != nil {
 		return situation{}, err
 	}
-	top, err := src.top(ctx)
+	top, err := g.src.top(ctx)
 	if err != nil {
 		return situation{}, err
 	}
-	s, g := situation{top: top}, newGatherer(src, o)
+	s := situation{top: top}
 	if !manifest.IsList(top.mediaType) {
-		in, err := readInstance(ctx, src, descriptorOf(top), top)
+		in, err := readInstance(ctx, g.src, descriptorOf(top), top)
 		if err == nil && o.Platform != nil {
 			err = in.serves(*o.Platform)
 		}
@@ -145,7 +151,7 @@ func (g *gatherer) expand(ctx context.Context, list *manifest.List, depth int) (
 			return nil
 		}
 		if in.doc, in.list, err = g.nested(ctx, in.desc, depth); err != nil {
-			if g.leaveOut(in, err) {
+			if g.leaveOut(in, err) || g.broken(in, err) {
 				return nil
 			}
 			return err
@@ -174,6 +180,16 @@ func (g *gatherer) nested(ctx context.Context, d v1.Descriptor, depth int) (docu
 	return doc, list, err
 }
 
+// broken notes why an entry cannot be described. Any other entry can, and the reason is no failure to ask for it.
+func (g *gatherer) broken(in *instance, err error) bool {
+	reasons := []error{ErrNotFound, manifest.ErrDigestMismatch, manifest.ErrMalformed, manifest.ErrSentinel, manifest.ErrUnsupported}
+	if !g.lenient || !slices.ContainsFunc(reasons, func(r error) bool { return errors.Is(err, r) }) {
+		return false
+	}
+	in.skipped, in.why = true, err
+	return true
+}
+
 // load reads the instances that were not left out.
 func (g *gatherer) load(ctx context.Context, instances []instance) error {
 	return forEach(ctx, len(instances), func(ctx context.Context, i int) error {
@@ -185,7 +201,7 @@ func (g *gatherer) load(ctx context.Context, instances []instance) error {
 			return g.load(ctx, in.children)
 		}
 		loaded, err := g.image(ctx, in.desc)
-		if g.leaveOut(in, err) {
+		if g.leaveOut(in, err) || g.broken(in, err) {
 			return nil
 		}
 		loaded.desc = in.desc // an entry of its own, even if the image is listed twice

@@ -104,18 +104,19 @@ type LayerData struct {
 	TOC         digest.Digest     `json:",omitempty"`
 }
 
-// InspectedInstance is one entry of a list. Serves is the platform that a sentinel variant serves, hidden or not. Sibling
+// InspectedInstance is one entry of a list. Of one that is not there, or is broken, Why says so. Serves is the platform that a sentinel variant serves, hidden or not. Sibling
 // is of a variant the plain image with the same layers for the same platform, and of that the variant.
 type InspectedInstance struct {
 	Digest     digest.Digest
 	MediaType  string
 	Size       int64
-	Platform   string        `json:",omitempty"`
-	Serves     string        `json:",omitempty"`
-	Trust      string        `json:",omitempty"`
-	Why        string        `json:",omitempty"` // it has this Trust, or has none
-	ChainBound bool          `json:",omitempty"`
-	Sibling    digest.Digest `json:",omitempty"`
+	Platform   string              `json:",omitempty"`
+	Serves     string              `json:",omitempty"`
+	Trust      string              `json:",omitempty"`
+	Why        string              `json:",omitempty"` // it has this Trust, or has none
+	ChainBound bool                `json:",omitempty"`
+	Sibling    digest.Digest       `json:",omitempty"`
+	Instances  []InspectedInstance `json:",omitempty"` // of a list in the list
 }
 
 // Inspect describes what a reference names, whose digest it gives in the algorithm that o demands; nothing else is
@@ -132,7 +133,9 @@ func Inspect(ctx context.Context, env *Env, ref manifest.Ref, o *Options) (_ *In
 			return nil, err
 		}
 	}
-	s, err := gather(ctx, src, o)
+	g := newGatherer(src, o)
+	g.lenient = true
+	s, err := g.gather(ctx, o)
 	if err != nil {
 		return nil, err
 	}
@@ -144,15 +147,20 @@ func Inspect(ctx context.Context, env *Env, ref manifest.Ref, o *Options) (_ *In
 		out.Name = ref.Repository()
 	}
 	if s.list != nil {
-		for _, in := range s.instances {
-			out.Instances = append(out.Instances, inspectInstance(in, s.instances))
-		}
+		out.Instances = inspectInstances(s.instances)
 		return out, nil
 	}
 	if im := s.instances[0].image; im != nil {
 		return out, out.describe(im)
 	}
 	return out, nil
+}
+
+func inspectInstances(list []instance) (out []InspectedInstance) {
+	for _, in := range list {
+		out = append(out, inspectInstance(in, list))
+	}
+	return out
 }
 
 func inspectInstance(in instance, list []instance) InspectedInstance {
@@ -163,11 +171,20 @@ func inspectInstance(in instance, list []instance) InspectedInstance {
 	if p, ok := manifest.VariantPlatform(in.desc); ok {
 		out.Serves = manifest.FormatPlatform(p)
 	}
-	if in.image == nil {
+	out.Instances = inspectInstances(in.children)
+	switch {
+	case in.image != nil:
+	case in.why != nil:
+		out.Why = "it cannot be described: " + in.why.Error()
+		return out
+	case in.list != nil:
+		out.Why = "it is a list"
+		return out
+	case in.skipped:
+		out.Why = "not all of it is here"
+		return out
+	default:
 		out.Why = "it is no container image"
-		if in.list != nil {
-			out.Why = "it is a list"
-		}
 		return out
 	}
 	out.Trust, out.Why, out.ChainBound = in.image.Trust.String(), in.image.Reason(), in.image.ChainBound

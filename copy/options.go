@@ -63,6 +63,7 @@ type Pushing struct {
 type Compression struct {
 	Algorithm string // "", "gzip", "zstd", "zstd:chunked", "none"
 	Level     int    // 1 to 22, 0: the algorithm's default (zstd:chunked: 3)
+	Anew      bool   // also what is in that encoding already, at whatever level
 }
 
 // The encodings that --compress names.

@@ -42,6 +42,7 @@ type instance struct {
 	schema1  *manifest.Schema1 // not nil: a manifest of schema 1, which is copied as it is
 	skipped  bool              // not copied
 	absent   bool              // skipped because the source, which may hold a part of a list only, does not have all of it
+	why      error             // skipped because of this, which only who describes it takes
 }
 
 // topAction says what becomes of the top-level manifest.

@@ -189,6 +189,10 @@ func TestEncodeLayer(t *testing.T) { // rule 41
 		if got := encodeLayer(tt.l, Compression{Algorithm: tt.algo}, tt.blobs); got != tt.want {
 			t.Errorf("encodeLayer(%s TOC=%v, %q, blobs=%v) = %v", tt.l.MediaType, tt.l.TOC != nil, tt.algo, tt.blobs, got)
 		}
+		anew := tt.algo != "" && tt.l.Binding != manifest.BindSentinel && manifest.IsLayer(tt.l.MediaType)
+		if got := encodeLayer(tt.l, Compression{Algorithm: tt.algo, Anew: true}, tt.blobs); got != (anew || tt.want) {
+			t.Errorf("encodeLayer(%s TOC=%v, %q, blobs=%v) anew = %v", tt.l.MediaType, tt.l.TOC != nil, tt.algo, tt.blobs, got)
+		}
 	}
 }
 
@@ -220,8 +224,8 @@ func TestWayOf(t *testing.T) { // rule 34, S17, S19, S20, S32, rule 68
 
 func TestParseCompression(t *testing.T) {
 	good := map[string]Compression{
-		"": {}, "gzip": {algoGzip, 0}, "gzip:9": {algoGzip, 9}, "zstd": {algoZstd, 0}, "zstd:22": {algoZstd, 22},
-		"zstd:chunked": {algoChunked, 0}, "zstd:chunked:7": {algoChunked, 7}, "none": {algoNone, 0},
+		"": {}, "gzip": {Algorithm: algoGzip}, "gzip:9": {Algorithm: algoGzip, Level: 9}, "zstd": {Algorithm: algoZstd}, "zstd:22": {Algorithm: algoZstd, Level: 22},
+		"zstd:chunked": {Algorithm: algoChunked}, "zstd:chunked:7": {Algorithm: algoChunked, Level: 7}, "none": {Algorithm: algoNone},
 	}
 	for s, want := range good {
 		if got, err := ParseCompression(s); err != nil || got != want {

@@ -155,10 +155,12 @@ func encodeLayer(l manifest.Layer, c Compression, haveBlob bool) bool {
 	if err != nil {
 		return false
 	}
-	switch c.Algorithm {
-	case algoChunked:
+	switch {
+	case c.Anew:
+		return true
+	case c.Algorithm == algoChunked:
 		return !l.Provable()
-	case recipeGzip:
+	case c.Algorithm == recipeGzip:
 		return have == manifest.None
 	}
 	return have != c.Algorithm // a zstd:chunked layer is a zstd layer already

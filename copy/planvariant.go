@@ -33,7 +33,7 @@ func (pl *planner) variant(in instance, lv *level) (imagePlan, error) {
 
 // encodeOfVariant is encodeLayer for a variant, whose layers all have a table of contents already.
 func encodeOfVariant(l manifest.Layer, c Compression, haveBlob bool) bool {
-	if haveBlob && c.Algorithm == algoChunked {
+	if haveBlob && c.Algorithm == algoChunked && !c.Anew {
 		return false
 	}
 	return encodeLayer(l, c, haveBlob)

@@ -25,6 +25,9 @@ type Select struct {
 	// Strip deletes the entries of instances that are not copied. False keeps them, and so the list's digest: the list
 	// is sparse then.
 	Strip bool
+	// Fallback, if not nil, is the platform whose image is copied, with a note, when nothing was chosen and the destination
+	// holds no lists. Without it that is ErrUsage.
+	Fallback *v1.Platform
 	// Add gives every platform an instance in each of these compressions too, where it has none. It needs the whole list.
 	Add []Compression
 }

@@ -38,6 +38,7 @@ type judged struct {
 	look  bool         // for signatures that neither policy nor registries.d ask for
 
 	mu    sync.Mutex
+	first *document                            // the top, once it was read: what a copy does over it does with the same bytes
 	found map[digest.Digest][]policy.Signature // of every manifest and list that was read
 }
 
@@ -59,12 +60,25 @@ func newJudged(env *Env, src source, ref manifest.Ref, look bool) (*judged, erro
 	return &judged{source: src, env: env, trust: trust, ref: ref, look: look, found: make(map[digest.Digest][]policy.Signature)}, nil
 }
 
+// top reads what the reference names once, whatever its name may come to mean in the meantime (rule 1).
 func (j *judged) top(ctx context.Context) (document, error) {
+	j.mu.Lock()
+	first := j.first
+	j.mu.Unlock()
+	if first != nil {
+		return *first, nil
+	}
 	doc, err := j.source.top(ctx)
+	if err == nil {
+		err = j.admit(ctx, doc, true, manifest.IsList(doc.mediaType))
+	}
 	if err != nil {
 		return doc, err
 	}
-	return doc, j.admit(ctx, doc, true, manifest.IsList(doc.mediaType))
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.first = &doc
+	return doc, nil
 }
 
 func (j *judged) manifest(ctx context.Context, d v1.Descriptor) (document, error) {

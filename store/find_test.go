@@ -174,6 +174,11 @@ func TestRemove(t *testing.T) {
 	} {
 		s, amd, arm, list := begin(t)
 		what := tt.remove(amd, arm, list)
+		wouldNames, wouldRecords, err := s.WouldRemove(storeRef(t, what))
+		ok(t, err)
+		if got := must[[]Record](t)(s.Records()); len(got) != 2 {
+			t.Errorf("%d records after WouldRemove", len(got))
+		}
 		ok(t, s.Remove(storeRef(t, what)))
 		var names []string
 		for name := range must[map[string]digest.Digest](t)(s.Names()) {
@@ -186,6 +191,11 @@ func TestRemove(t *testing.T) {
 		if got := must[[]Record](t)(s.Records()); len(got) != tt.records {
 			t.Errorf("rm %s left %d records, want %d", what, len(got), tt.records)
 		}
+		if len(wouldNames)+len(names) != 3 || len(wouldRecords)+tt.records != 2 {
+			t.Errorf("rm %s: foretold %q and %q", what, wouldNames, wouldRecords)
+		}
+		_, _, err = s.WouldRemove(storeRef(t, what))
+		wantIs(t, err, ErrNotFound)
 		wantIs(t, s.Remove(storeRef(t, what)), ErrNotFound)
 		wantClean(t, s)
 	}

@@ -14,28 +14,71 @@ import (
 // until gc. A digest or an image ID removes the images with all their names, and what stands for that digest. ErrInUse
 // when an image would be left without a name that some pin shows; ErrNotFound. On error nothing has changed.
 func (s *Store) Remove(ref manifest.Ref) error {
-	err := s.update(func(tx *bolt.Tx) error {
+	return removing(ref, s.update(func(tx *bolt.Tx) error {
 		c, err := readCatalog(tx)
 		if err != nil {
 			return err
 		}
-		name := ref.StoreName()
-		if ref.Digest != "" && ref.Repo != "" {
-			name = ref.Repository() + "@" + ref.Digest.String()
-		}
-		if _, ok := c.names[name]; ok && name != "" {
-			return s.dropName(c, name)
-		}
-		found, err := c.find(ref)
+		return s.remove(c, ref)
+	}))
+}
+
+// WouldRemove says what Remove would drop, names and manifests of records, both sorted, and drops nothing. The errors
+// are those of Remove.
+func (s *Store) WouldRemove(ref manifest.Ref) (names []string, records []digest.Digest, err error) {
+	rollBack := errors.New("nothing is removed")
+	err = s.update(func(tx *bolt.Tx) error {
+		before, err := readCatalog(tx)
 		if err != nil {
 			return err
 		}
-		return s.dropFound(c, found)
+		if err := s.remove(before, ref); err != nil {
+			return err
+		}
+		after, err := readCatalog(tx)
+		if err != nil {
+			return err
+		}
+		for name := range before.names {
+			if _, ok := after.names[name]; !ok {
+				names = append(names, name)
+			}
+		}
+		for d := range before.records {
+			if _, ok := after.records[d]; !ok {
+				records = append(records, d)
+			}
+		}
+		return rollBack
 	})
+	if errors.Is(err, rollBack) {
+		err = nil
+	}
+	slices.Sort(names)
+	slices.Sort(records)
+	return names, records, removing(ref, err)
+}
+
+func removing(ref manifest.Ref, err error) error {
 	if err != nil {
 		return fmt.Errorf("remove %s: %w", ref.Familiar(), err)
 	}
 	return nil
+}
+
+func (s *Store) remove(c *catalog, ref manifest.Ref) error {
+	name := ref.StoreName()
+	if ref.Digest != "" && ref.Repo != "" {
+		name = ref.Repository() + "@" + ref.Digest.String()
+	}
+	if _, ok := c.names[name]; ok && name != "" {
+		return s.dropName(c, name)
+	}
+	found, err := c.find(ref)
+	if err != nil {
+		return err
+	}
+	return s.dropFound(c, found)
 }
 
 // RemoveName drops one name. The records it had stay until gc, and longer under other names and pins. ErrNotFound,

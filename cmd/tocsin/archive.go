@@ -21,6 +21,7 @@ import (
 // encoding adds the flags that say what becomes of layers and digests on the way.
 func (c *copyFlags) encoding(f *pflag.FlagSet) {
 	f.StringVar(&c.compress, "compress", "", "encode layers: gzip, zstd, zstd:chunked or none, with :LEVEL")
+	f.BoolVar(&c.recompress, "recompress", false, "with --compress: encode layers that are in that encoding already too, for another level perhaps")
 	f.StringSliceVar(&c.add, "add-compression", nil, "give every platform of the list an instance in this compression too, if it has none: gzip, zstd or zstd:chunked, with :LEVEL; several with commas")
 	f.StringVarP(&c.format, "format", "f", "", "write manifests and lists as oci or docker (v2s2); default: each stays what it is")
 	f.StringVar(&c.sentinel, "sentinel", "", "publish a sentinel variant: none, hidden, upstream or only (default hidden with --compress zstd:chunked)")

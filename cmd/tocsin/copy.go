@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 
@@ -30,6 +31,7 @@ type encodeFlags struct {
 	compress, format, sentinel string
 	add                        []string
 	preserve, keepBlobs        bool
+	recompress                 bool
 	digests                    algorithmFlags
 }
 
@@ -62,6 +64,9 @@ func (c *copyFlags) options(dst manifest.Ref) (o *copy.Options, err error) {
 	}
 	if o.Compress, err = copy.ParseCompression(compress); err != nil {
 		return nil, err
+	}
+	if o.Compress.Anew = c.recompress; c.recompress && o.Compress.Algorithm == "" {
+		return nil, usage(errors.New("--recompress needs --compress, to say how"))
 	}
 	for _, text := range c.add {
 		add, err := copy.ParseCompression(text)

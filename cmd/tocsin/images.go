@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -124,56 +123,4 @@ func familiar(name string) string {
 		return name
 	}
 	return r.FamiliarName()
-}
-
-func newRemove(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use: "rm REF...", Short: "Remove images: of the store when spelled store:NAME, else of a registry",
-		Long: "Remove images. store:NAME goes alone: the image stays under its other names, and gc frees one that has none. store:ID and\n" +
-			"store:@DIGEST remove the image with all its names. An image that is mounted is not left without a name. A reference of a\n" +
-			"registry is a tag, which goes alone, or has a digest, and then the manifest goes with all its tags.",
-		Args: cobra.MinimumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			var local, remote []manifest.Ref
-			for _, arg := range args {
-				r, err := parseRef(arg)
-				if err != nil {
-					return err
-				}
-				switch r.Transport {
-				case manifest.Store:
-					local = append(local, r)
-				case manifest.Docker:
-					remote = append(remote, r)
-				default:
-					return usage(fmt.Errorf("%s: only images of the store and of registries can be removed", arg))
-				}
-			}
-			var errs []error
-			client, err := a.registry(remote...)
-			if err != nil {
-				return err
-			}
-			for _, r := range remote {
-				errs = append(errs, removeRemote(cmd.Context(), client, r))
-			}
-			if len(local) > 0 {
-				errs = append(errs, a.removeLocal(local))
-			}
-			return errors.Join(errs...)
-		},
-	}
-}
-
-func (a *app) removeLocal(refs []manifest.Ref) (err error) {
-	st, err := store.Open(a.config.Root, &store.Options{Logger: a.log})
-	if err != nil {
-		return err
-	}
-	defer closing(&err, st.Close)
-	var errs []error
-	for _, r := range refs {
-		errs = append(errs, st.Remove(r))
-	}
-	return errors.Join(errs...)
 }

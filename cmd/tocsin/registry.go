@@ -1,9 +1,7 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -13,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tocsin/tocsin/copy"
-	"github.com/tocsin/tocsin/copy/registry"
 	"github.com/tocsin/tocsin/manifest"
 	"github.com/tocsin/tocsin/store"
 )
@@ -169,15 +166,4 @@ func newManifest(a *app) *cobra.Command {
 	}
 	c.flags(cmd.Flags(), "the manifest of the image for")
 	return cmd
-}
-
-// removeRemote removes a tag alone, or with a digest the manifest and so every tag of it. Many registries cannot remove a
-// tag alone; that is said, and nothing else is removed in its place.
-func removeRemote(ctx context.Context, client *registry.Client, r manifest.Ref) error {
-	err := client.Repo(r.Host, r.Repo).DeleteManifest(ctx, r.Reference())
-	var answer *registry.Error
-	if r.Digest == "" && errors.As(err, &answer) && (answer.Status == 405 || answer.Status == 400) {
-		return fmt.Errorf("this registry cannot remove a tag alone; %s@DIGEST removes the manifest and every tag of it: %w", r.Repository(), err)
-	}
-	return err
 }

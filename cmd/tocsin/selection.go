@@ -58,6 +58,10 @@ func (s selection) apply(platform string, o *copy.Options) error {
 	if err != nil {
 		return err
 	}
+	if !whole {
+		local := localPlatform()
+		o.Select.Fallback = &local
+	}
 	if len(platforms) == 1 && !keepList {
 		o.Platform = &platforms[0]
 	} else {

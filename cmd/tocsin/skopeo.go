@@ -38,18 +38,20 @@ func (o *override) apply(f *pflag.FlagSet) error {
 type skopeoFlags struct {
 	compressFormat string
 	compressLevel  int
+	force          bool
 }
 
 func (s *skopeoFlags) flags(f *pflag.FlagSet) {
 	f.StringVar(&s.compressFormat, "dest-compress-format", "", "skopeo's spelling of --compress; layers that are compressed otherwise are encoded anew too")
+	f.BoolVar(&s.force, "dest-force-compress-format", false, "what --dest-compress-format does anyhow: no layer stays in another compression")
 	f.IntVar(&s.compressLevel, "dest-compress-level", 0, "skopeo's spelling of the level in --compress")
 }
 
 // compression is what --compress says, whichever way it was spelled.
 func (s skopeoFlags) compression(compress string) (string, error) {
 	switch {
-	case s.compressFormat == "" && s.compressLevel != 0:
-		return "", usage(errors.New("--dest-compress-level needs --dest-compress-format"))
+	case s.compressFormat == "" && (s.compressLevel != 0 || s.force):
+		return "", usage(errors.New("--dest-compress-level and --dest-force-compress-format need --dest-compress-format"))
 	case s.compressFormat == "":
 		return compress, nil
 	case compress != "":
