@@ -14,12 +14,12 @@ tools: ## containerd, ctr, registry and staticcheck, pinned in tools/, into bin/
 images: ## the test image, as an OCI layout in .cache/images
 	tools/images.sh debian-python
 
-test: build tools ## all tests, with the real programs, then go.podman.io as a second opinion, then 20 s of every fuzz target
+test: build tools ## all tests, with the real programs, then go.podman.io as a second opinion, then 8 s of every fuzz target
 	tools/install.sh
 	tools/images.sh debian-python
 	$(skip) go test -timeout 30m ./...
 	cd integration/oracle && go test -tags '$(oracle_tags)' ./...
-	tools/fuzz.sh 20s
+	tools/fuzz.sh 8s
 
 fuzz: ## every fuzz target for five minutes
 	tools/fuzz.sh 5m

@@ -102,7 +102,7 @@ func (d *daemon) killDuring(what string, at point, v victim, do func(v victim) e
 	}
 	select {
 	case <-k.met:
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		d.t.Fatalf("%s: the daemon was not killed: %v", what, d.far.front.Log())
 	}
 	d.far.front.Behave()

@@ -324,7 +324,7 @@ func TestPrepareTimeout(t *testing.T) {
 		t.Errorf("pins: %+v, %v", pins, err)
 	}
 	close(r.gate)
-	for deadline := time.Now().Add(20 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		if _, err = d.pull("n1", im); err == nil {
 			break
 		} else if !errdefs.IsUnavailable(err) || time.Now().After(deadline) {

@@ -99,7 +99,7 @@ func (b *bench) log() []string {
 // wantLog waits for the log to be so: a request's line is complete a little after its answer.
 func (b *bench) wantLog(t *testing.T, want ...string) {
 	t.Helper()
-	for deadline := time.Now().Add(2 * time.Second); !slices.Equal(b.log(), want) && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(time.Minute); !slices.Equal(b.log(), want) && time.Now().Before(deadline); {
 		<-time.After(time.Millisecond)
 	}
 	if got := b.log(); !slices.Equal(got, want) {
@@ -324,7 +324,7 @@ func TestCancel(t *testing.T) {
 
 func TestStalledBodyIsContinued(t *testing.T) {
 	b := newBench(t, nil)
-	b.c.stall = 50 * time.Millisecond
+	b.c.stall = 500 * time.Millisecond
 	data, d := b.blob(1 << 20)
 	shut := make(chan struct{})
 	defer close(shut)
@@ -333,8 +333,8 @@ func TestStalledBodyIsContinued(t *testing.T) {
 	if err != nil || !bytes.Equal(got, data) {
 		t.Fatalf("%d bytes, %v", len(got), err)
 	}
-	if len(b.pauses) != 1 {
-		t.Errorf("pauses %v", b.pauses)
+	if len(b.pauses) == 0 { // a busy machine may stall once more
+		t.Error("the body did not stall")
 	}
 }
 

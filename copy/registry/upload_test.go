@@ -247,7 +247,7 @@ func (l locationPrefix) WriteHeader(status int) {
 
 // An upload that must open its source again waits for a place for reading without keeping others from theirs.
 func TestUploadsOpenedAgainDoNotLock(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	b := newBench(t, &Options{Jobs: 1})
 	_, d := b.blob(100_000)
