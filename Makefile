@@ -22,7 +22,7 @@ test: build tools ## all tests, with the real programs, then go.podman.io as a s
 	tools/fuzz.sh 8s
 
 fuzz: ## every fuzz target for five minutes
-	tools/fuzz.sh 5m
+	tools/fuzz.sh 5m .cache/fuzz
 
 demo: ## a Debian container starts from an image whose data has not arrived
 	tools/demo.sh

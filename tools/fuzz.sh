@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
-# Runs every fuzz target of this module for a while (fuzz.sh 8s), two at once, each package's built once. A failure
-# leaves its input in the package's testdata/fuzz, as go test does.
+# Runs every fuzz target of this module for a while, two at once, each package's built once:
+#   fuzz.sh 8s              from the seeds alone, since all that a long run found takes longer than that to go through
+#   fuzz.sh 5m .cache/fuzz  from what was found before too, which is kept in that directory
+# A failure leaves its input in the package's testdata/fuzz, as go test does.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 time=${1:-8s}
 work=$(mktemp -d)
+corpora=$(realpath -m "${2:-$work/corpora}")
 trap 'rm -rf "$work"' EXIT
 
 targets=$(git ls-files --cached --others --exclude-standard '*_test.go' | grep -v '^integration/oracle/' |
@@ -14,7 +17,6 @@ echo "fuzz: $(wc -l <<<"$targets") targets, $time each"
 cut -d' ' -f1 <<<"$targets" | uniq | while read -r package; do
 	go test -c -fuzz . -o "$work/$package/test" "$package"
 done
-corpora=$(go env GOCACHE)/fuzz/$(go list -m)
 
 # Inputs that reach new code are made smaller with a hundred tries each: what Go would do for a minute leaves no time to
 # look for others.
