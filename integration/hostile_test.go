@@ -125,11 +125,11 @@ func (v *views) add(t *testing.T, l *local, f *far, good *manifest.Image, bad ly
 
 func (v *views) layer(t *testing.T, l *local, view uint64) uint64 {
 	t.Helper()
-	layers, err := l.store.ViewLayers(view)
+	chain, err := l.store.ViewChain(view)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return layers[0]
+	return chain.Layers[0]
 }
 
 func (v *views) ensure(t *testing.T, l *local, view uint64) error {

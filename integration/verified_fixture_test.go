@@ -220,12 +220,12 @@ func (l *local) read(ctx context.Context, view uint64) (tree shown, failed map[s
 	if err != nil {
 		return nil, nil, fmt.Errorf("view %d: %w", view, err)
 	}
-	layers, err := l.store.ViewLayers(view)
+	chain, err := l.store.ViewChain(view)
 	if err != nil {
 		return nil, nil, err
 	}
-	if v.NumLayers() != len(layers) {
-		return nil, nil, fmt.Errorf("view %d: %d layers, recorded with %d", view, v.NumLayers(), len(layers))
+	if v.NumLayers() != len(chain.Layers) {
+		return nil, nil, fmt.Errorf("view %d: %d layers, recorded with %d", view, v.NumLayers(), len(chain.Layers))
 	}
 	tree, failed = shown{}, map[string]error{}
 	for name, e := range v.Walk() {
@@ -236,7 +236,7 @@ func (l *local) read(ctx context.Context, view uint64) (tree shown, failed map[s
 			rest += fmt.Sprintf(" %s=%q", key, value)
 		}
 		if slot, obj, ok := v.Content(e); ok {
-			sum, err := l.sum(ctx, layers[slot], obj)
+			sum, err := l.sum(ctx, chain.Layers[slot], obj)
 			if err != nil {
 				failed[name] = err
 				continue

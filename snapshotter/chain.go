@@ -9,6 +9,8 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/tocsin/tocsin/store"
 )
 
 // chain is what stands under a new snapshot: its parents, lazy ones merged into one
@@ -27,6 +29,29 @@ type chain struct {
 type claim struct {
 	layer  uint64
 	diffID digest.Digest
+}
+
+// shows is the view of c's lazy layers. What rests on claims has one of its own, which
+// can be denied without denying it to others who show the same layers and claim nothing.
+func (c chain) shows() store.Chain {
+	out := store.Chain{Layers: c.layers}
+	if len(c.claims) > 0 {
+		h := digest.Canonical.Digester()
+		for _, cl := range c.claims {
+			fmt.Fprintln(h.Hash(), cl.layer, cl.diffID)
+		}
+		out.Claim = h.Digest()
+	}
+	return out
+}
+
+// with is c with one more lazy layer on top.
+func (c chain) with(rw row) chain {
+	c.layers = append(slices.Clone(c.layers), rw.Layer)
+	if rw.Claim != "" {
+		c.claims = append(slices.Clone(c.claims), claim{rw.Layer, rw.Claim})
+	}
+	return c
 }
 
 // parent classifies c for decide. want is the chain id that the image has here: a lazy
@@ -88,16 +113,13 @@ func (c *chain) stack(id string, rw row) error {
 	case len(c.dirs) > 0:
 		return fmt.Errorf("lazy snapshot %s above directory %s: %w", id, c.dirs[len(c.dirs)-1], errdefs.ErrDataLoss)
 	case rw.Denied != "":
-		return fmt.Errorf("snapshot %s: %s: %w", id, rw.Denied, errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("snapshot %s is denied: %s: %w", id, rw.Denied, errdefs.ErrFailedPrecondition)
 	}
+	c.lazy = true
 	if rw.Sentinel {
 		c.sentinel = true
 	} else {
-		c.layers = append(c.layers, rw.Layer)
-	}
-	c.lazy = true
-	if rw.Claim != "" {
-		c.claims = append(c.claims, claim{rw.Layer, rw.Claim})
+		*c = c.with(rw)
 	}
 	return nil
 }

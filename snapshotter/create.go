@@ -37,7 +37,6 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 		return nil, fmt.Errorf("create snapshot %q: %w", key, err)
 	}
 	if c.lazy && s.lazily() { // what a restart of the daemon broke off goes on here
-		s.verifyClaims(ctx, c.claims)
 		s.pool.Background(c.layers)
 	}
 	mounts, err := s.Mounts(ctx, key)
@@ -117,6 +116,7 @@ func (s *Snapshotter) Mounts(ctx context.Context, key string) ([]mount.Mount, er
 			return nil, fmt.Errorf("mounts of snapshot %q: %w", key, err)
 		}
 		l.view = filepath.Join(s.views, strconv.FormatUint(n, 10))
+		s.verifyClaims(ctx, c.claims) // also those that a restart of the daemon broke off
 	}
 	return l.mounts(), nil
 }
@@ -128,9 +128,9 @@ func (s *Snapshotter) heldView(ctx context.Context, key, id string, rw row, c ch
 		return 0, fmt.Errorf("%w: %w", errdefs.ErrUnavailable, errOrdinary)
 	}
 	for try := 0; ; try++ {
-		n, err := s.pool.View(ctx, c.layers)
+		n, err := s.pool.ViewOf(ctx, c.shows())
 		if err != nil {
-			return 0, fmt.Errorf("view of layers %v: %w", c.layers, err)
+			return 0, err
 		}
 		if n == rw.View {
 			return n, nil
@@ -147,10 +147,15 @@ func (s *Snapshotter) heldView(ctx context.Context, key, id string, rw row, c ch
 // hold makes the pin and the row of snapshot id hold view n in place of another.
 func (s *Snapshotter) hold(ctx context.Context, key, id string, n uint64) error {
 	return s.update(ctx, func(ctx context.Context, r rows) error {
-		if now, _, _, err := storage.GetInfo(ctx, key); err != nil {
+		now, info, _, err := storage.GetInfo(ctx, key)
+		if err != nil {
 			return err
-		} else if now != id {
+		}
+		if now != id {
 			return fmt.Errorf("snapshot %q was replaced: %w", key, errdefs.ErrNotFound)
+		}
+		if _, err := chainOn(ctx, r, info.Parent); err != nil { // denied meanwhile
+			return err
 		}
 		rw, err := r.get(id)
 		if err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/tocsin/tocsin/chunked/fill"
 	"github.com/tocsin/tocsin/manifest"
 	"github.com/tocsin/tocsin/store"
 )
@@ -47,7 +48,8 @@ func (s *Snapshotter) extract(ctx context.Context, x extraction, key, parent str
 	default:
 		var trust manifest.Trust
 		trust, err = s.extractLazily(ctx, q)
-		only = only || trust == manifest.TOCOnly || errors.Is(err, manifest.ErrSentinel)
+		// A layer that was found to be another one as tar is not tried as tar now: that would hide an attack (S26).
+		only = only || trust == manifest.TOCOnly || errors.Is(err, manifest.ErrSentinel) || errors.Is(err, fill.ErrDiffID)
 	}
 	switch {
 	case errdefs.IsAlreadyExists(err):
@@ -98,7 +100,7 @@ func (s *Snapshotter) extractSentinel(ctx context.Context, q request) error {
 // extractLazily answers q with ErrAlreadyExists, or says why not; and, if it came to
 // know it, what reading of the image may be used.
 func (s *Snapshotter) extractLazily(ctx context.Context, q request) (manifest.Trust, error) {
-	wctx, cancel := context.WithTimeout(ctx, s.prepareTimeout)
+	wctx, cancel := context.WithTimeout(ctx, s.o.PrepareTimeout)
 	defer cancel()
 	im, err := s.images.get(wctx, q.extraction)
 	if err != nil {
@@ -148,11 +150,14 @@ func (s *Snapshotter) answerLayer(ctx context.Context, q request, im *image, i i
 	l := im.Layers[i]
 	rw := row{Layer: n, TOC: l.TOC.Digest}
 	if im.Trust == manifest.TOCUnbound {
-		rw.Claim = l.DiffID
+		var err error
+		if rw.Claim, err = s.unproved(n, l.DiffID); err != nil {
+			return err
+		}
 	}
 	if i == len(im.Layers)-1 {
 		var err error
-		if rw.View, err = s.pool.View(ctx, append(slices.Clone(q.chain.layers), n)); err != nil {
+		if rw.View, err = s.pool.ViewOf(ctx, q.chain.with(rw).shows()); err != nil {
 			return fmt.Errorf("view of image %s: %w", q.manifest, err)
 		}
 	}
@@ -191,7 +196,7 @@ func (s *Snapshotter) answer(ctx context.Context, q request, rw row) error {
 		return fmt.Errorf("answer %s: %w", q.ref, err)
 	}
 	if rw.View != 0 { // the image's last layer: from here on it waits for nobody
-		s.pool.Background(append(slices.Clone(q.chain.layers), rw.Layer))
+		s.pool.Background(q.chain.with(rw).layers)
 	}
 	if rw.Claim != "" {
 		s.verifyClaims(ctx, []claim{{rw.Layer, rw.Claim}})
@@ -207,7 +212,7 @@ func (s *Snapshotter) share(r rows, id string, info snapshots.Info, q request, r
 	case err != nil:
 		return err
 	case have.Denied != "":
-		return fmt.Errorf("%w: %s", errdefs.ErrFailedPrecondition, have.Denied)
+		return fmt.Errorf("%w: %w: %s", errdefs.ErrFailedPrecondition, fill.ErrDiffID, have.Denied)
 	case !have.lazy() || have.Sentinel != rw.Sentinel || have.TOC != rw.TOC:
 		return fmt.Errorf("%w: the chain id is taken for TOC %q, this image has %q", errdefs.ErrFailedPrecondition, have.TOC, rw.TOC)
 	case info.Parent != q.chain.name || info.Labels[snapshots.LabelSnapshotRef] != q.ref.String():

@@ -69,7 +69,7 @@ func TestLazyPull(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	view, ok, err := d.st.ViewByKey(pinnedLayers(pins))
+	view, ok, err := d.st.ViewByKey(store.Chain{Layers: pinnedLayers(pins)})
 	if err != nil || !ok {
 		t.Fatalf("no view of %v ahead of time: %v", pinnedLayers(pins), err)
 	}
@@ -360,38 +360,129 @@ func TestRegistryDown(t *testing.T) {
 	mustPull(t, d, "n1", im)
 }
 
-func TestUnboundVerify(t *testing.T) {
-	r := newRegistry()
-	good := r.plain(t, 1, tarOf(t, "a", "1"))
-	liar := r.image(t, r.plain(t, 1, tarOf(t, "a", "evil")).Manifest.Layers, []digest.Digest{digest.FromString("somebody else's tar")})
-	d := start(t, t.TempDir(), r, Options{VerifyUnbound: true, UnverifiedChains: true})
-	ctx := context.Background()
-	names := mustPull(t, d, "n1", good)
-	if _, err := d.Prepare(ctx, "n1/8/t", names[0]); err != nil {
-		t.Error(err)
+// running is a containerd that says what it was asked and that everything runs.
+type running struct {
+	mu    sync.Mutex
+	asked []string
+}
+
+func (r *running) Running(_ context.Context, namespace string, keys []string) ([]string, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, key := range keys {
+		r.asked = append(r.asked, namespace+" "+key)
 	}
-	names, err := d.pull("n1", liar)
-	if err != nil || names[0] == "" {
-		t.Fatalf("%q, %v", names, err)
-	}
+	return keys, nil
+}
+
+func (r *running) take() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	asked := r.asked
+	r.asked = nil
+	return asked
+}
+
+// denied waits until nothing can stand on a snapshot any more.
+func (d *daemon) denied(t *testing.T, name string) {
+	t.Helper()
 	for n, deadline := 0, time.Now().Add(20*time.Second); ; n++ {
 		key := fmt.Sprint("n1/9/", n)
-		_, err := d.View(ctx, key, names[0])
-		if err != nil {
+		if _, err := d.View(context.Background(), key, name); err != nil {
 			mustRefuse(t, err, "does not match its diffID")
-			break
+			return
+		}
+		if err := d.Remove(context.Background(), key); err != nil {
+			t.Fatal(err)
 		}
 		if time.Now().After(deadline) {
 			t.Fatal("a false diff_id was never found out")
 		}
 	}
-	_, err = d.Prepare(ctx, "n1/9/t", names[0])
-	mustRefuse(t, err, "does not match its diffID")
+}
+
+// unbound = "verify": an image is lazy at once and proved in the background. One whose TOC is not its tar is denied,
+// after a restart and from another namespace too; an honest image of the same layer is not.
+func TestUnboundVerify(t *testing.T) {
+	r := newRegistry()
+	good := r.plain(t, 1, tarOf(t, "a", "1"))
+	liar := r.image(t, good.Manifest.Layers, []digest.Digest{digest.FromString("somebody else's tar")})
+	root, asked := t.TempDir(), &running{}
+	o := Options{VerifyUnbound: true, UnverifiedChains: true, Containers: asked}
+	d := start(t, root, r, o)
+	ctx := context.Background()
+	r.gate = make(chan struct{})
+	names, err := d.pull("n1", liar)
+	if err != nil || names[0] == "" {
+		t.Fatalf("%q, %v", names, err)
+	}
+	if _, err := d.Prepare(ctx, "n1/8/container", names[0]); err != nil {
+		t.Fatal(err)
+	}
 	row, err := d.st.LayerByTOC(liar.Layers[0].TOC.Digest)
-	if err != nil || !row.Quarantined {
-		t.Errorf("%+v, %v: not quarantined", row, err)
+	if err != nil || row.DiffID != "" {
+		t.Fatalf("%+v, %v: compared already", row, err)
 	}
-	if row, err = d.st.LayerByTOC(good.Layers[0].TOC.Digest); err != nil || row.Quarantined {
-		t.Errorf("%+v, %v", row, err)
+	honest := mustPull(t, d, "n2", r.variant(t, good, true))
+	if _, err := d.Prepare(ctx, "n2/8/container", honest[1]); err != nil {
+		t.Fatal(err)
 	}
+	close(r.gate)
+	d.denied(t, names[0])
+	if _, err := d.Mounts(ctx, "n1/8/container"); err == nil {
+		t.Error("a container of the denied image is mounted")
+	}
+	if _, err := d.Mounts(ctx, "n2/8/container"); err != nil {
+		t.Errorf("a container of another image that shows the same layer: %v", err)
+	}
+	if row, err = d.st.LayerByTOC(liar.Layers[0].TOC.Digest); err != nil || row.DiffID != good.Layers[0].DiffID || row.Quarantined {
+		t.Errorf("%+v, %v: its tar is known now, and no source is to blame", row, err)
+	}
+	mustPull(t, d, "n1", good) // what it claims is known by now
+	d.stop(t)                  // also awaits what is under way
+	if got := asked.take(); !slices.Contains(got, "n1 container") || slices.Contains(got, "n2 container") {
+		t.Errorf("containerd was asked about %q", got)
+	}
+
+	d = start(t, root, r, o)
+	r.log()
+	d.denied(t, names[0])
+	for _, ns := range []string{"n1", "n3"} {
+		_, err := d.pull(ns, liar)
+		mustRefuse(t, err, "does not match its diffID")
+	}
+	for _, key := range []string{"n1/8/container", names[0]} {
+		if err := d.Remove(ctx, key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err = d.pull("n1", liar) // not even when nothing is left of the first try
+	mustRefuse(t, err, "does not match its diffID")
+	if asked := r.log(); asked["content"] > 0 {
+		t.Errorf("what is known was fetched again: %v", asked)
+	}
+	mustPull(t, d, "n1", good)
+}
+
+// A claim that a restart broke off is compared when something that stands on it is mounted again.
+func TestClaimAfterRestart(t *testing.T) {
+	r := newRegistry()
+	liar := r.image(t, r.plain(t, 1, tarOf(t, "a", "1")).Manifest.Layers, []digest.Digest{digest.FromString("somebody else's tar")})
+	root, o := t.TempDir(), Options{VerifyUnbound: true, UnverifiedChains: true}
+	d := start(t, root, r, o)
+	r.gate = make(chan struct{})
+	names, err := d.pull("n1", liar)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Prepare(context.Background(), "n1/8/container", names[0]); err != nil {
+		t.Fatal(err)
+	}
+	d.stop(t)
+	d = start(t, root, r, o)
+	close(r.gate)
+	if _, err := d.Mounts(context.Background(), "n1/8/container"); err != nil {
+		t.Fatal(err)
+	}
+	d.denied(t, names[0])
 }

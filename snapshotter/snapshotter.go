@@ -33,6 +33,12 @@ type Options struct {
 	Remote   Remote  // nil: only what the store has can be lazy
 	Content  Content // nil: manifests come from Store and Remote only
 
+	// Containers names who shows a layer that is denied. nil: the log names snapshots.
+	Containers Containers
+	// DenyView makes every read of a view fail, now and after a restart. nil:
+	// Store.DenyView, which is enough where nothing is mounted.
+	DenyView func(n uint64, reason string) error
+
 	// PrepareTimeout bounds one Prepare; 0 is DefaultPrepareTimeout. containerd may hold
 	// up every other call of this snapshotter for as long.
 	PrepareTimeout time.Duration
@@ -59,13 +65,13 @@ type Snapshotter struct {
 	overlay []string // options of every overlay mount
 	log     *slog.Logger
 
-	store          *store.Store // nil, like pool: ordinary snapshots only
-	pool           *fill.Pool
-	images         *images
-	local          *local
-	flights        *flights
-	policy         policy
-	prepareTimeout time.Duration
+	store   *store.Store // nil, like pool: ordinary snapshots only
+	pool    *fill.Pool
+	images  *images
+	local   *local
+	flights *flights
+	policy  policy
+	o       Options // with defaults
 }
 
 var (
@@ -83,18 +89,21 @@ func New(o *Options) (*Snapshotter, error) {
 		return nil, err
 	}
 	s := &Snapshotter{
-		log:            o.Logger,
-		store:          o.Store,
-		pool:           o.Pool,
-		flights:        &flights{quit: make(chan struct{})},
-		policy:         policy{verifyUnbound: o.VerifyUnbound, unverifiedChains: o.UnverifiedChains},
-		prepareTimeout: o.PrepareTimeout,
+		log:     o.Logger,
+		store:   o.Store,
+		pool:    o.Pool,
+		flights: &flights{quit: make(chan struct{})},
+		policy:  policy{verifyUnbound: o.VerifyUnbound, unverifiedChains: o.UnverifiedChains},
+		o:       *o,
+	}
+	if o.DenyView == nil && o.Store != nil {
+		s.o.DenyView = o.Store.DenyView
 	}
 	if s.log == nil {
 		s.log = slog.Default()
 	}
-	if s.prepareTimeout <= 0 {
-		s.prepareTimeout = DefaultPrepareTimeout
+	if s.o.PrepareTimeout <= 0 {
+		s.o.PrepareTimeout = DefaultPrepareTimeout
 	}
 	s.images = &images{store: o.Store, pool: o.Pool, content: o.Content, remote: o.Remote, flights: s.flights, known: map[digest.Digest]*image{}}
 	s.local = &local{store: o.Store, pool: o.Pool, counts: map[uint64]count{}}

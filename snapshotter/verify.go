@@ -2,11 +2,11 @@ package snapshotter
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/tocsin/tocsin/chunked/fill"
@@ -43,68 +43,31 @@ func (s *Snapshotter) complete(ctx context.Context, im *image, layers []uint64, 
 	return err
 }
 
+// unproved is the claim that the tar of layer n is diffID, "" once that was compared on
+// this machine; fill.ErrDiffID if it is another.
+func (s *Snapshotter) unproved(n uint64, diffID digest.Digest) (digest.Digest, error) {
+	l, err := s.store.Layer(n)
+	if err != nil || l.DiffID == diffID {
+		return "", err
+	}
+	return diffID, s.pool.Refuted(n, diffID)
+}
+
 // verifyClaims compares in the background what was believed when snapshots were
-// committed (unbound = "verify"). It is asked again whenever something new stands on
-// them, so a restart loses no claim.
+// committed (unbound = "verify"). It is asked again whenever something that stands on
+// them is mounted, so a restart loses no claim.
 func (s *Snapshotter) verifyClaims(ctx context.Context, claims []claim) {
 	for _, c := range claims {
 		key := fmt.Sprintf("claim %d %s", c.layer, c.diffID)
 		s.flights.start(ctx, key, pullTTL, func(ctx context.Context) (any, error) {
 			err := s.pool.VerifyDiffID(ctx, c.layer, c.diffID)
-			if err != nil {
+			if err != nil && ctx.Err() == nil {
 				s.log.Error("layer was answered by its TOC and is not proved", "layer", c.layer, "diffID", c.diffID, "err", err)
 			}
 			if errors.Is(err, fill.ErrDiffID) {
-				s.deny(c, err)
+				s.deny(ctx, c, err)
 			}
 			return nil, nil
 		})
 	}
-}
-
-// deny withdraws a claim that proved false: the layer's sources are given up, so that
-// running containers get EIO for what is not local, and its snapshots cannot be mounted
-// or built upon any more.
-func (s *Snapshotter) deny(c claim, cause error) {
-	l, err := s.store.Layer(c.layer)
-	if err == nil {
-		for _, src := range l.Sources {
-			err = errors.Join(err, s.store.Quarantine(c.layer, src, cause.Error()))
-		}
-	}
-	err = errors.Join(err, s.update(context.Background(), func(_ context.Context, r rows) error {
-		return r.deny(c, cause.Error())
-	}))
-	if err != nil {
-		s.log.Error("layer with a false diff_id could not be withdrawn", "layer", c.layer, "err", err)
-	}
-}
-
-// deny marks every snapshot that was committed on the strength of c.
-func (r rows) deny(c claim, reason string) error {
-	var ids []string
-	err := r.b.ForEach(func(id, raw []byte) error {
-		var rw row
-		if err := json.Unmarshal(raw, &rw); err != nil {
-			return fmt.Errorf("row of snapshot %s: %w", id, err)
-		}
-		if rw.Layer == c.layer && rw.Claim == c.diffID {
-			ids = append(ids, string(id))
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	for _, id := range ids {
-		rw, err := r.get(id)
-		if err != nil {
-			return err
-		}
-		rw.Denied = reason
-		if err := r.put(id, rw); err != nil {
-			return err
-		}
-	}
-	return nil
 }

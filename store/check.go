@@ -205,7 +205,7 @@ func (c *checkRun) checkViews() error {
 	for n, row := range c.rows.views {
 		name := fmt.Sprintf("view %d", n)
 		if err := c.checkMapped(filepath.Join(viewRel(n), treeFile), c.o.View); err != nil {
-			if _, gone := c.s.ViewLayers(n); errors.Is(gone, ErrNotFound) {
+			if _, gone := c.s.ViewChain(n); errors.Is(gone, ErrNotFound) {
 				continue
 			}
 			c.found(kindOf(err), name, "tree: %v", err)

@@ -117,8 +117,8 @@ func life(t *testing.T, root string, d *disk) (promises []promise, err error) {
 		}, has("layer", func(s *Store) bool { _, err := s.TarSplit(layer); return err == nil })},
 		{func() error { return s.SetDiffID(layer, digest.FromString("l")) }, nil},
 		{func() error { return fillOnce(s, f) }, has("filled object", func(s *Store) bool { return s.HasObject(f.key().Digest, f.key().Size) })},
-		{func() (err error) { view, err = s.PutView([]uint64{layer}, []byte("tree")); return err },
-			has("view", func(s *Store) bool { _, there, _ := s.ViewByKey([]uint64{layer}); return there })},
+		{func() (err error) { view, err = s.PutView(Chain{Layers: []uint64{layer}}, []byte("tree")); return err },
+			has("view", func(s *Store) bool { _, there, _ := s.ViewByKey(Chain{Layers: []uint64{layer}}); return there })},
 		{func() (err error) { view, err = s.ReplaceView(view, []byte("tree again")); return err }, nil},
 		{func() error {
 			im.record.Layers = []uint64{layer}

@@ -158,7 +158,7 @@ func (g *gcRun) forgetViews(tx *bolt.Tx, r *roots) error {
 		}
 		g.gone[viewRel(row.Number)] = true
 		err = errors.Join(err, g.delete(tx, bucketViews, numberKey(row.Number)))
-		key := viewKey(row.Layers)
+		key := row.chain().key()
 		if keyNumber(tx.Bucket(bucketViewKeys).Get(key)) == row.Number {
 			err = errors.Join(err, g.delete(tx, bucketViewKeys, key))
 		}

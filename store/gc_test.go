@@ -49,7 +49,7 @@ func gcStore(t testing.TB) (s *Store, im image, kept uint64) {
 	putObjects(t, s, "kept", "shared", "dead", "orphan")
 	kept = putTOC(t, s, "kept", "kept", "shared")
 	dead := putTOC(t, s, "dead", "dead", "shared")
-	must[uint64](t)(s.PutView([]uint64{dead}, []byte("tree")))
+	must[uint64](t)(s.PutView(Chain{Layers: []uint64{dead}}, []byte("tree")))
 	im = putImage(t, s, "linux/amd64", kept)
 	ok(t, s.Commit(Commit{Records: []Record{im.record}, Manifests: im.manifests, Name: "img"}))
 	old := putImage(t, s, "linux/arm64", dead)
@@ -72,7 +72,7 @@ func TestGC(t *testing.T) {
 	}
 	var dropped []uint64
 	wet := gcAll(t, s, GCOptions{DropView: func(n uint64) error {
-		_, err := s.ViewLayers(n)
+		_, err := s.ViewChain(n)
 		wantIs(t, err, ErrNotFound) // the row goes first
 		if !exists(s.path(viewRel(n))) {
 			t.Error("the tree went before the daemon knew")
@@ -137,7 +137,7 @@ func TestPinsKeep(t *testing.T) {
 	s := newStore(t)
 	putObjects(t, s, "a", "b", "loose")
 	a, b := putTOC(t, s, "a", "a"), putTOC(t, s, "b", "b")
-	view := must[uint64](t)(s.PutView([]uint64{b}, []byte("tree")))
+	view := must[uint64](t)(s.PutView(Chain{Layers: []uint64{b}}, []byte("tree")))
 	im := putImage(t, s, "linux/amd64")
 	ok(t, s.PutManifest(im.manifests[0].Raw, im.record.Manifest, im.manifests[0].MediaType))
 	wantIs(t, s.Pin("x", PinTarget{Layers: []uint64{99}}, PinOptions{}), ErrNotFound)
@@ -185,7 +185,7 @@ func TestPinsKeep(t *testing.T) {
 func TestGCSeesLatePins(t *testing.T) {
 	s := newStore(t)
 	putObjects(t, s, "late", "dead")
-	must[uint64](t)(s.PutView(nil, []byte("tree")))
+	must[uint64](t)(s.PutView(Chain{Layers: nil}, []byte("tree")))
 	f := gcAll(t, s, GCOptions{DropView: func(uint64) error {
 		n := putTOC(t, s, "late", "late")
 		return s.Pin("p", PinTarget{Layers: []uint64{n}}, PinOptions{})
@@ -197,7 +197,7 @@ func TestGCSeesLatePins(t *testing.T) {
 
 func TestGCKeepsViewThatDaemonHolds(t *testing.T) {
 	s := newStore(t)
-	n := must[uint64](t)(s.PutView(nil, []byte("tree")))
+	n := must[uint64](t)(s.PutView(Chain{Layers: nil}, []byte("tree")))
 	f := gcAll(t, s, GCOptions{DropView: func(uint64) error { return errors.New("busy") }})
 	if len(f) != 1 || f[0].Kind != "kept" || !exists(s.path(viewRel(n))) {
 		t.Fatalf("%+v", f)

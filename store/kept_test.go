@@ -82,7 +82,7 @@ func TestKeptDuringGC(t *testing.T) {
 	s := newStore(t)
 	_, artifact, _ := keptImage(t, s)
 	late := putBytes(t, s, []byte("late"))
-	must[uint64](t)(s.PutView(nil, []byte("tree"))) // garbage, whose end is the moment
+	must[uint64](t)(s.PutView(Chain{Layers: nil}, []byte("tree"))) // garbage, whose end is the moment
 	gcAll(t, s, GCOptions{DropView: func(uint64) error {
 		return s.Commit(Commit{Top: artifact.Digest, Kept: map[digest.Digest][]digest.Digest{artifact.Digest: {late}}})
 	}})

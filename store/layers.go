@@ -18,8 +18,27 @@ type Source struct {
 	Blob       digest.Digest
 	Size       int64 // of the blob, in bytes
 	MediaType  string
-	// Quarantined says why this source is no longer asked: it sent wrong bytes. Empty for a good source.
-	Quarantined string `json:",omitempty"`
+	// Quarantined says why this source is not asked before Until: it sent wrong bytes. Empty for a good source.
+	Quarantined string    `json:",omitempty"`
+	Until       time.Time `json:",omitzero"`
+	// Strikes counts the quarantines of this source, lifted ones too: each is longer than the one before.
+	Strikes int `json:",omitempty"`
+}
+
+// FirstQuarantine is how long a source is not asked that sent wrong bytes for the first time. One flipped bit on the
+// wire costs that much; a source that goes on with it costs a request now and then.
+const FirstQuarantine = time.Minute
+
+// maxQuarantine is what each doubling leads to in the end.
+const maxQuarantine = 24 * time.Hour
+
+// quarantineOf is the length of the quarantine that the nth strike brings, from 1 on.
+func quarantineOf(strikes int) time.Duration {
+	d := FirstQuarantine
+	for i := 1; i < strikes && d < maxQuarantine; i++ {
+		d *= 4
+	}
+	return min(d, maxQuarantine)
 }
 
 func (a Source) same(b Source) bool { return a.Host == b.Host && a.Repo == b.Repo && a.Blob == b.Blob }
@@ -28,11 +47,13 @@ func (a Source) same(b Source) bool { return a.Host == b.Host && a.Repo == b.Rep
 type LayerRow struct {
 	Number uint64           // never reused; 0 in a row that is not stored yet
 	TOC    digest.Digest    // of the compressed TOC; "" for a layer taken from a tar
-	DiffID digest.Digest    // verified; "" if it never was
+	DiffID digest.Digest    // of the tar that was rebuilt from the layer, whoever asked for it; "" if none was
+	NoTar  string           `json:",omitempty"` // why none can be: files and tar-split do not fit together
 	TOCRef *manifest.TOCRef // where TOC and tar-split lie in the blob; nil for a layer taken from a tar
 	// Sources are in the order they became known, each host, repository and blob once.
 	Sources []Source
-	// Quarantined is true when there are sources and none of them is good: the layer's missing content is denied.
+	// Quarantined is true when there are sources and each is in quarantine or was: what is missing of the layer is denied
+	// until the first of them is asked again.
 	Quarantined bool
 	Created     time.Time
 }
@@ -236,9 +257,12 @@ func (row *LayerRow) setDiffID(d digest.Digest) error {
 	return nil
 }
 
+// addSources takes places that somebody names now. To name one again lifts its quarantine, not its strikes.
 func (row *LayerRow) addSources(more []Source) {
 	for _, src := range more {
-		if row.source(src) == nil {
+		if have := row.source(src); have != nil {
+			have.Quarantined, have.Until = "", time.Time{}
+		} else {
 			row.Sources = append(row.Sources, src)
 		}
 	}
@@ -272,7 +296,19 @@ func (s *Store) SetDiffID(n uint64, d digest.Digest) error {
 	return s.editLayer(n, func(row *LayerRow) error { return row.setDiffID(d) })
 }
 
-// AddSource adds a place that has the blob of layer n. A known place stays as it is, quarantined or not.
+// SetNoTar records that no tar can be built from layer n: its files are all what its TOC says, and its tar-split is of
+// others. The first reason stays.
+func (s *Store) SetNoTar(n uint64, reason string) error {
+	return s.editLayer(n, func(row *LayerRow) error {
+		if row.NoTar == "" {
+			row.NoTar = reason
+		}
+		return nil
+	})
+}
+
+// AddSource adds a place that has the blob of layer n, because an image was pulled from there. A known place is asked
+// again, if it was in quarantine; its next quarantine is longer all the same.
 func (s *Store) AddSource(n uint64, src Source) error {
 	if err := checkDigest("source blob", src.Blob); err != nil {
 		return err
@@ -283,20 +319,24 @@ func (s *Store) AddSource(n uint64, src Source) error {
 	})
 }
 
-// Quarantine marks a source of layer n as one that sent wrong bytes. ErrNotFound if the layer has no such source.
-func (s *Store) Quarantine(n uint64, src Source, reason string) error {
+// Quarantine marks a source of layer n as one that sent wrong bytes, and says when it may be asked again. ErrNotFound if
+// the layer has no such source.
+func (s *Store) Quarantine(n uint64, src Source, reason string) (until time.Time, err error) {
 	if reason == "" {
 		reason = "no reason given"
 	}
-	return s.editLayer(n, func(row *LayerRow) error {
+	err = s.editLayer(n, func(row *LayerRow) error {
 		have := row.source(src)
 		if have == nil {
 			return fmt.Errorf("layer %d: source %s/%s@%s: %w", n, src.Host, src.Repo, src.Blob, ErrNotFound)
 		}
-		have.Quarantined = reason
+		have.Strikes++
+		until = s.now().Add(quarantineOf(have.Strikes))
+		have.Quarantined, have.Until = reason, until
 		row.settle()
 		return nil
 	})
+	return until, err
 }
 
 func (s *Store) editLayer(n uint64, edit func(row *LayerRow) error) error {

@@ -36,10 +36,12 @@ func ask(s *Store, manifest, toc digest.Digest) (a answers, errs []error) {
 	note()
 	a.layer, err = s.LayerByTOC(toc)
 	note()
-	a.view, _, err = s.ViewByKey([]uint64{1})
+	a.view, _, err = s.ViewByKey(Chain{Layers: []uint64{1}})
 	note()
 	if a.view != 0 {
-		a.chain, err = s.ViewLayers(a.view)
+		var c Chain
+		c, err = s.ViewChain(a.view)
+		a.chain = c.Layers
 		note()
 	}
 	a.sigs, err = s.Signatures(manifest)
@@ -58,7 +60,7 @@ func TestRotInTheIndex(t *testing.T) {
 	config := []byte("config")
 	ok(t, s.PutBlob(t.Context(), digest.FromBytes(config), bytes.NewReader(config)))
 	n := must[uint64](t)(s.PutLayer(LayerRow{TOC: toc, Sources: []Source{{Host: "h", Repo: "r", Blob: digest.FromString("b")}}}, []byte("index"), nil))
-	must[uint64](t)(s.PutView([]uint64{n}, []byte("tree")))
+	must[uint64](t)(s.PutView(Chain{Layers: []uint64{n}}, []byte("tree")))
 	ok(t, s.Commit(Commit{Name: "a", Top: m, Manifests: []RawManifest{{raw, m, "application/x"}},
 		Records: []Record{{Manifest: m, Config: digest.FromBytes(config), Layers: []uint64{n}}}}))
 	ok(t, s.PutSignatures(m, [][]byte{[]byte("signed")}))

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
@@ -89,50 +90,95 @@ func TestQuarantine(t *testing.T) {
 	s := newStore(t)
 	n := putTOC(t, s, "toc")
 	ok(t, s.AddSource(n, src("b")))
-	wantIs(t, s.Quarantine(n, src("c"), "bad"), ErrNotFound)
+	_, err := s.Quarantine(n, src("c"), "bad")
+	wantIs(t, err, ErrNotFound)
 	for i, host := range []string{"a", "b"} {
-		ok(t, s.Quarantine(n, src(host), "chunk 3 differs"))
+		must[time.Time](t)(s.Quarantine(n, src(host), "chunk 3 differs"))
 		row := must[*LayerRow](t)(s.Layer(n))
 		if row.Sources[i].Quarantined != "chunk 3 differs" || row.Quarantined != (i == 1) {
 			t.Fatalf("after %s: %+v", host, row)
 		}
 	}
-	ok(t, s.AddSource(n, src("a"))) // known: does not come back
-	if !must[*LayerRow](t)(s.Layer(n)).Quarantined {
-		t.Fatal("quarantine was lifted")
-	}
 	ok(t, s.AddSource(n, src("c")))
 	if must[*LayerRow](t)(s.Layer(n)).Quarantined {
 		t.Fatal("a good source does not count")
 	}
+	ok(t, s.AddSource(n, src("a"))) // pulled from anew
+	if a := must[*LayerRow](t)(s.Layer(n)).Sources[0]; a.Quarantined != "" || !a.Until.IsZero() || a.Strikes != 1 {
+		t.Fatalf("named anew: %+v", a)
+	}
+	s.now = func() time.Time { return time.Unix(1e9, 0) }
+	for i, want := range []time.Duration{4 * time.Minute, 16 * time.Minute, 64 * time.Minute, 256 * time.Minute, 1024 * time.Minute, 24 * time.Hour, 24 * time.Hour} {
+		until := must[time.Time](t)(s.Quarantine(n, src("a"), "again"))
+		if got := until.Sub(s.now()); got != want {
+			t.Errorf("strike %d: %v, want %v", i+2, got, want)
+		}
+		if a := must[*LayerRow](t)(s.Layer(n)).Sources[0]; !a.Until.Equal(until) || a.Strikes != i+2 {
+			t.Errorf("%+v", a)
+		}
+	}
+}
+
+// What is denied to those who believed a claim is still everybody else's.
+func TestDenyView(t *testing.T) {
+	root := t.TempDir()
+	s := must[*Store](t)(Open(root, nil))
+	n := putTOC(t, s, "toc")
+	all, some := Chain{Layers: []uint64{n}}, Chain{Layers: []uint64{n}, Claim: digest.FromString("claim")}
+	everybody := must[uint64](t)(s.PutView(all, []byte("tree")))
+	mine := must[uint64](t)(s.PutView(some, []byte("tree")))
+	if everybody == mine {
+		t.Fatal("one view")
+	}
+	wantIs(t, s.DenyView(everybody, "x"), ErrConflict)
+	wantIs(t, s.DenyView(99, "x"), ErrNotFound)
+	for range 2 {
+		ok(t, s.DenyView(mine, "tar is another"))
+		_, err := s.ViewChain(mine)
+		wantIs(t, err, ErrConflict)
+		_, err = s.View(mine)
+		wantIs(t, err, ErrConflict)
+		_, _, err = s.ViewByKey(some)
+		wantIs(t, err, ErrConflict)
+		_, err = s.PutView(some, []byte("tree"))
+		wantIs(t, err, ErrConflict)
+		_, err = s.ReplaceView(mine, []byte("tree"))
+		wantIs(t, err, ErrConflict)
+		if got, there, err := s.ViewByKey(all); got != everybody || !there || err != nil {
+			t.Errorf("everybody's: %d, %t, %v", got, there, err)
+		}
+		ok(t, s.Close())
+		s = must[*Store](t)(Open(root, nil)) // also after a restart
+	}
+	ok(t, s.Close())
 }
 
 func TestViews(t *testing.T) {
 	s := newStore(t)
 	a, b := putTOC(t, s, "a"), putTOC(t, s, "b")
 	for _, layers := range [][]uint64{{}, {a}, {a, b}, {b, a}} {
-		if _, there, err := s.ViewByKey(layers); there || err != nil {
+		if _, there, err := s.ViewByKey(Chain{Layers: layers}); there || err != nil {
 			t.Fatal(layers, there, err)
 		}
-		n := must[uint64](t)(s.PutView(layers, []byte("tree")))
-		if got := must[uint64](t)(s.PutView(layers, []byte("tree 2"))); got != n {
+		n := must[uint64](t)(s.PutView(Chain{Layers: layers}, []byte("tree")))
+		if got := must[uint64](t)(s.PutView(Chain{Layers: layers}, []byte("tree 2"))); got != n {
 			t.Fatalf("view %d, then %d", n, got)
 		}
-		if got, there, err := s.ViewByKey(layers); got != n || !there || err != nil {
+		if got, there, err := s.ViewByKey(Chain{Layers: layers}); got != n || !there || err != nil {
 			t.Fatal(got, there, err)
 		}
-		if got := must[[]uint64](t)(s.ViewLayers(n)); !slices.Equal(got, layers) {
+		if got := must[Chain](t)(s.ViewChain(n)); !slices.Equal(got.Layers, layers) {
 			t.Fatalf("layers %v, want %v", got, layers)
 		}
 	}
-	_, err := s.PutView([]uint64{a, 99}, []byte("tree"))
+	_, err := s.PutView(Chain{Layers: []uint64{a, 99}}, []byte("tree"))
 	wantIs(t, err, ErrNotFound)
 	_, err = s.View(99)
 	wantIs(t, err, ErrNotFound)
 
-	old, _, _ := s.ViewByKey([]uint64{a})
+	old, _, _ := s.ViewByKey(Chain{Layers: []uint64{a}})
 	n := must[uint64](t)(s.ReplaceView(old, []byte("tree new")))
-	if got, _, _ := s.ViewByKey([]uint64{a}); got != n || n == old {
+	if got, _, _ := s.ViewByKey(Chain{Layers: []uint64{a}}); got != n || n == old {
 		t.Fatalf("replaced %d by %d, key gives %d", old, n, got)
 	}
 	for n, want := range map[uint64]string{old: "tree", n: "tree new"} {
@@ -148,17 +194,17 @@ func TestViews(t *testing.T) {
 // Node ids have 30 bits for a view, and a number must not come back in a kernel that remembers it.
 func TestViewNumbers(t *testing.T) {
 	s := newStore(t)
-	n := must[uint64](t)(s.PutView(nil, []byte("tree")))
+	n := must[uint64](t)(s.PutView(Chain{Layers: nil}, []byte("tree")))
 	must[[]Finding](t)(s.GC(context.Background(), GCOptions{Grace: -1}))
-	if again := must[uint64](t)(s.PutView(nil, []byte("tree"))); again <= n {
+	if again := must[uint64](t)(s.PutView(Chain{Layers: nil}, []byte("tree"))); again <= n {
 		t.Fatalf("number %d after %d", again, n)
 	}
 	ok(t, s.update(func(tx *bolt.Tx) error { return tx.Bucket(bucketViews).SetSequence(MaxView - 1) }))
 	a := putTOC(t, s, "a")
-	if n := must[uint64](t)(s.PutView([]uint64{a}, []byte("tree"))); n != MaxView {
+	if n := must[uint64](t)(s.PutView(Chain{Layers: []uint64{a}}, []byte("tree"))); n != MaxView {
 		t.Fatalf("number %d", n)
 	}
-	_, err := s.PutView([]uint64{a, a}, []byte("tree"))
+	_, err := s.PutView(Chain{Layers: []uint64{a, a}}, []byte("tree"))
 	wantIs(t, err, ErrConflict)
 }
 
@@ -336,7 +382,7 @@ func TestCheckFinds(t *testing.T) {
 	ok(t, b.Commit())
 	n := putTOC(t, s, "l", "lazy", "never fetched")
 	must[uint64](t)(s.PutLayer(LayerRow{DiffID: digest.FromString("d")}, testIndex("tar"), nil))
-	view := must[uint64](t)(s.PutView([]uint64{n}, []byte("tree")))
+	view := must[uint64](t)(s.PutView(Chain{Layers: []uint64{n}}, []byte("tree")))
 	im := putImage(t, s, "linux/amd64", n)
 	ok(t, s.Commit(Commit{Records: []Record{im.record}, Manifests: im.manifests, Name: "img"}))
 	wantClean(t, s)
@@ -412,7 +458,7 @@ func TestFilesGoneBeforeRow(t *testing.T) {
 		t.Fatalf("tar-split %q", got)
 	}
 	steal(viewRel(1) + "/" + treeFile)
-	view := must[uint64](t)(s.PutView([]uint64{n}, []byte("tree")))
+	view := must[uint64](t)(s.PutView(Chain{Layers: []uint64{n}}, []byte("tree")))
 	if s.disk.before != nil || view == 1 {
 		t.Fatal("nothing was stolen")
 	}

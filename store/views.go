@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
 )
 
@@ -19,29 +20,46 @@ const treeFile = "tree"
 type viewRow struct {
 	Number  uint64
 	Layers  []uint64
+	Claim   digest.Digest `json:",omitempty"`
+	Denied  string        `json:",omitempty"` // why nobody may look at it any more
 	Created time.Time
 }
 
-// viewKey is the ordered list of layer numbers. The leading byte keeps the empty view's key from being empty, which
-// bbolt refuses.
-func viewKey(layers []uint64) []byte {
-	k := []byte{'v'}
-	for _, n := range layers {
-		k = append(k, numberKey(n)...)
-	}
-	return k
+// Chain is what a view shows and for whom.
+type Chain struct {
+	Layers []uint64 // store numbers, bottom to top
+	// Claim sets apart the view of those who believe something about the layers that nobody has compared yet: what is
+	// denied to them stays visible to others. "" is everybody's view.
+	Claim digest.Digest
 }
 
-// ViewByKey finds the view of a chain of layers, bottom to top.
-func (s *Store) ViewByKey(layers []uint64) (n uint64, ok bool, err error) {
+// key is the ordered list of layer numbers, and the claim. The leading byte keeps the empty view's key from being
+// empty, which bbolt refuses.
+func (c Chain) key() []byte {
+	k := []byte{'v'}
+	for _, n := range c.Layers {
+		k = append(k, numberKey(n)...)
+	}
+	return append(k, c.Claim...)
+}
+
+func (c Chain) String() string { return fmt.Sprintf("view of layers %v", c.Layers) }
+
+func (r *viewRow) chain() Chain { return Chain{r.Layers, r.Claim} }
+
+// ViewByKey finds the view of a chain. ErrConflict if it was denied.
+func (s *Store) ViewByKey(c Chain) (n uint64, ok bool, err error) {
 	err = s.view(func(tx *bolt.Tx) error {
-		if n = keyNumber(tx.Bucket(bucketViewKeys).Get(viewKey(layers))); n == 0 {
+		if n = keyNumber(tx.Bucket(bucketViewKeys).Get(c.key())); n == 0 {
 			return nil
 		}
 		var row viewRow
 		ok, err := getJSON(tx, bucketViews, numberKey(n), &row)
-		if err == nil && (!ok || !slices.Equal(row.Layers, layers)) { // the number rotted
-			err = fmt.Errorf("view of layers %v: %w: the index leads to view %d", layers, ErrCorrupt, n)
+		if err == nil && (!ok || !slices.Equal(row.Layers, c.Layers) || row.Claim != c.Claim) { // the number rotted
+			err = fmt.Errorf("%s: %w: the index leads to view %d", c, ErrCorrupt, n)
+		}
+		if err == nil {
+			err = row.denied()
 		}
 		return err
 	})
@@ -50,22 +68,22 @@ func (s *Store) ViewByKey(layers []uint64) (n uint64, ok bool, err error) {
 
 // PutView keeps the merged tree of a chain of layers and gives its number. Nil error means that tree and row are
 // durable. A chain that has a view keeps it, and tree is dropped.
-func (s *Store) PutView(layers []uint64, tree []byte) (uint64, error) {
-	return s.putView(layers, tree, 0)
+func (s *Store) PutView(c Chain, tree []byte) (uint64, error) {
+	return s.putView(c, tree, 0)
 }
 
 // ReplaceView gives the chain of view old a new number with a new tree, because a tree that was shown to a kernel is
 // never rewritten. The old view stays readable until gc finds it unpinned.
 func (s *Store) ReplaceView(old uint64, tree []byte) (uint64, error) {
-	layers, err := s.ViewLayers(old)
+	c, err := s.ViewChain(old)
 	if err != nil {
 		return 0, err
 	}
-	return s.putView(layers, tree, old)
+	return s.putView(c, tree, old)
 }
 
-func (s *Store) putView(layers []uint64, tree []byte, replaced uint64) (uint64, error) {
-	if n, ok, err := s.ViewByKey(layers); err != nil || ok && n != replaced {
+func (s *Store) putView(c Chain, tree []byte, replaced uint64) (uint64, error) {
+	if n, ok, err := s.ViewByKey(c); err != nil || ok && n != replaced {
 		return n, err
 	}
 	for {
@@ -77,7 +95,7 @@ func (s *Store) putView(layers []uint64, tree []byte, replaced uint64) (uint64, 
 		if err := s.disk.write(path, 0o444, fillBytes(tree)); err != nil {
 			return 0, fmt.Errorf("put view %d: %w", n, err)
 		}
-		got, err := s.putViewRow(viewRow{Number: n, Layers: layers, Created: s.now()}, path, replaced)
+		got, err := s.putViewRow(viewRow{Number: n, Layers: c.Layers, Claim: c.Claim, Created: s.now()}, path, replaced)
 		if err == nil && got == n {
 			return n, nil
 		}
@@ -104,7 +122,7 @@ func (s *Store) nextView() (n uint64, err error) {
 // putViewRow gives the number that the chain has afterwards: another if somebody was faster.
 func (s *Store) putViewRow(row viewRow, path string, replaced uint64) (n uint64, err error) {
 	err = s.update(func(tx *bolt.Tx) error {
-		key := viewKey(row.Layers)
+		key := row.chain().key()
 		if n = keyNumber(tx.Bucket(bucketViewKeys).Get(key)); n != 0 && n != replaced {
 			return nil
 		}
@@ -125,23 +143,56 @@ func (s *Store) putViewRow(row viewRow, path string, replaced uint64) (n uint64,
 	return n, err
 }
 
-// View maps the tree of view n. The caller closes it. ErrNotFound.
+// View maps the tree of view n. The caller closes it. ErrNotFound; ErrConflict for one that was denied.
 func (s *Store) View(n uint64) (*Mapped, error) {
-	if _, err := s.ViewLayers(n); err != nil {
+	if _, err := s.ViewChain(n); err != nil {
 		return nil, err
 	}
 	return mapFile(s.path(filepath.Join(viewRel(n), treeFile)))
 }
 
-// ViewLayers gives the layers that view n shows, bottom to top. ErrNotFound.
-func (s *Store) ViewLayers(n uint64) ([]uint64, error) {
+// ViewChain gives what view n shows. ErrNotFound; ErrConflict for one that was denied.
+func (s *Store) ViewChain(n uint64) (Chain, error) {
 	var row viewRow
 	err := s.view(func(tx *bolt.Tx) error {
-		ok, err := getJSON(tx, bucketViews, numberKey(n), &row)
-		if err == nil && !ok {
-			err = fmt.Errorf("view %d: %w", n, ErrNotFound)
+		if err := getView(tx, n, &row); err != nil {
+			return err
 		}
-		return err
+		return row.denied()
 	})
-	return row.Layers, err
+	return row.chain(), err
+}
+
+// DenyView says that nobody may look at view n from now on, and why. Only a view that was set apart by a claim can be
+// denied: ErrConflict for everybody's. ErrNotFound.
+func (s *Store) DenyView(n uint64, reason string) error {
+	if reason == "" {
+		reason = "no reason given"
+	}
+	return s.update(func(tx *bolt.Tx) error {
+		var row viewRow
+		if err := getView(tx, n, &row); err != nil {
+			return err
+		}
+		if row.Claim == "" {
+			return fmt.Errorf("deny view %d: %w: it is everybody's", n, ErrConflict)
+		}
+		row.Denied = reason
+		return putJSON(tx, bucketViews, numberKey(n), &row)
+	})
+}
+
+func (r *viewRow) denied() error {
+	if r.Denied == "" {
+		return nil
+	}
+	return fmt.Errorf("view %d is denied: %s: %w", r.Number, r.Denied, ErrConflict)
+}
+
+func getView(tx *bolt.Tx, n uint64, row *viewRow) error {
+	ok, err := getJSON(tx, bucketViews, numberKey(n), row)
+	if err == nil && !ok {
+		err = fmt.Errorf("view %d: %w", n, ErrNotFound)
+	}
+	return err
 }

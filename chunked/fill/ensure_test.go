@@ -157,7 +157,7 @@ func TestTarAndDiffID(t *testing.T) {
 	if err := p.VerifyDiffID(t.Context(), l.Number(), digest.FromString("another tar")); !errors.Is(err, ErrDiffID) {
 		t.Errorf("another diffID: %v", err)
 	}
-	if row, err := p.st.Layer(l.Number()); err != nil || row.DiffID != "" {
+	if row, err := p.st.Layer(l.Number()); err != nil || row.DiffID != b.written.DiffID {
 		t.Errorf("recorded %q, error %v", row.DiffID, err)
 	}
 	if err := p.VerifyDiffID(t.Context(), l.Number(), b.written.DiffID); err != nil {

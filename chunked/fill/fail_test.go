@@ -133,6 +133,19 @@ func TestQuarantine(t *testing.T) {
 		t.Errorf("after a restart: %v, %d connects", err, connects)
 	}
 
+	// When its time is over it is asked once more, and its next quarantine is longer.
+	rested(t, l)
+	before, _ = evil.asked(0)
+	if _, err := readFile(t.Context(), f); !errors.Is(err, ErrDigestMismatch) {
+		t.Errorf("after the quarantine: %v", err)
+	}
+	if after, _ := evil.asked(0); after == before {
+		t.Error("not asked again after the quarantine")
+	}
+	if row, err = p.st.Layer(l.Number()); err != nil || row.Sources[0].Strikes != 2 {
+		t.Errorf("row %+v, error %v", row, err)
+	}
+
 	// Another source makes it work again, also for files that are open.
 	if _, err := p.AddLayer(t.Context(), b.spec("b.example"), good); err != nil {
 		t.Fatal(err)
@@ -140,6 +153,52 @@ func TestQuarantine(t *testing.T) {
 	checkFiles(t, l, b)
 	if got, err := readFile(t.Context(), f); err != nil || !bytes.Equal(got, b.files["var/big"]) {
 		t.Errorf("wrong content, error %v", err)
+	}
+}
+
+// rested ends the quarantine of a layer's sources in this process.
+func rested(t *testing.T, l *Layer) {
+	t.Helper()
+	for _, pl := range l.src.list {
+		if !pl.resting() {
+			t.Errorf("%s is in no quarantine", pl.Host)
+		}
+		l.src.rest(pl, time.Now())
+		row, err := l.pool.st.Layer(l.Number())
+		if err != nil || !row.Sources[0].Until.After(time.Now()) {
+			t.Errorf("recorded: %+v, %v", row, err)
+		}
+	}
+}
+
+// One flipped bit on the wire costs a source a minute, or until the image is pulled from it again.
+func TestQuarantineEnds(t *testing.T) {
+	for _, how := range []string{"in time", "pulled anew"} {
+		b := makeBlob(t, mixedFiles()...)
+		flipped := false
+		src := &source{blob: b.bytes}
+		p := newPool(t, openStore(t, t.TempDir()), nil)
+		l := addBlob(t, p, b, src)
+		src.body = func(_ chunked.Range, raw []byte) io.Reader {
+			if !flipped {
+				flipped, raw = true, bytes.Clone(raw)
+				raw[len(raw)/2] ^= 1
+			}
+			return bytes.NewReader(raw)
+		}
+		f := openName(t, l, "etc/small")
+		if _, err := readFile(t.Context(), f); !errors.Is(err, ErrDigestMismatch) {
+			t.Errorf("%s: the read of the flipped bit: %v", how, err)
+		}
+		if _, err := readFile(t.Context(), f); !errors.Is(err, ErrNoSource) {
+			t.Errorf("%s: the next read: %v", how, err)
+		}
+		if how == "in time" {
+			rested(t, l)
+		} else if again := addBlob(t, p, b, src); again != l {
+			t.Error("another layer")
+		}
+		checkFiles(t, l, b)
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -229,19 +228,24 @@ func (l *Layer) mergeRow() error {
 	return nil
 }
 
-// View returns the number of the view of the given layers, bottom to top,
-// merging and storing it when there is none. No layers: the empty view.
+// View returns the number of everybody's view of the given layers, bottom to
+// top, merging and storing it when there is none. No layers: the empty view.
 func (p *Pool) View(ctx context.Context, layers []uint64) (uint64, error) {
-	if n, ok, err := p.st.ViewByKey(layers); err != nil || ok {
+	return p.ViewOf(ctx, store.Chain{Layers: layers})
+}
+
+// ViewOf is View for a chain that may be set apart by a claim.
+func (p *Pool) ViewOf(ctx context.Context, c store.Chain) (uint64, error) {
+	if n, ok, err := p.st.ViewByKey(c); err != nil || ok {
 		return n, err
 	}
-	key := strings.Trim(fmt.Sprint(layers), "[]")
+	key := fmt.Sprint(c.Layers, c.Claim)
 	return p.flying.view.do(ctx, key, p.life.spawn, func() (uint64, error) {
-		if n, ok, err := p.st.ViewByKey(layers); err != nil || ok {
+		if n, ok, err := p.st.ViewByKey(c); err != nil || ok {
 			return n, err
 		}
-		indexes := make([]*chunked.Index, len(layers))
-		for i, n := range layers {
+		indexes := make([]*chunked.Index, len(c.Layers))
+		for i, n := range c.Layers {
 			l, err := p.Layer(n)
 			if err != nil {
 				return 0, err
@@ -250,8 +254,8 @@ func (p *Pool) View(ctx context.Context, layers []uint64) (uint64, error) {
 		}
 		tree, err := chunked.Merge(indexes)
 		if err != nil {
-			return 0, fmt.Errorf("view of layers %v: %w", layers, err)
+			return 0, fmt.Errorf("%s: %w", c, err)
 		}
-		return p.st.PutView(layers, tree)
+		return p.st.PutView(c, tree)
 	})
 }

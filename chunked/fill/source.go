@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/tocsin/tocsin/chunked"
 	"github.com/tocsin/tocsin/store"
@@ -31,26 +32,33 @@ type sources struct {
 
 // place is one source of one layer.
 type place struct {
-	store.Source
-	conn Source // nil: not connected yet
-	bad  bool   // quarantined
+	store.Source           // where it is; what it says of a quarantine is not kept up to date
+	conn         Source    // nil: not connected yet
+	until        time.Time // in quarantine before that
 }
 
-// merge adds a source, or gives a known one a connection. conn may be nil.
-// A source that gave wrong bytes stays quarantined.
+// resting says whether the place gave wrong bytes lately: it is not asked before
+// until. Guarded by the mu of its sources.
+func (p *place) resting() bool { return time.Now().Before(p.until) }
+
+// merge adds a source, or gives a known one a connection. A source that gave
+// wrong bytes is left alone until its quarantine ends, or somebody names it with
+// a connection: then an image is pulled from it anew.
 func (s *sources) merge(src store.Source, conn Source) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, p := range s.list {
 		if p.Host == src.Host && p.Repo == src.Repo && p.Blob == src.Blob {
-			if conn != nil {
-				p.conn = conn
+			switch {
+			case conn != nil:
+				p.conn, p.until = conn, time.Time{}
+			case src.Quarantined != "":
+				p.until = src.Until
 			}
-			p.bad = p.bad || src.Quarantined != ""
 			return
 		}
 	}
-	s.list = append(s.list, &place{Source: src, conn: conn, bad: src.Quarantined != ""})
+	s.list = append(s.list, &place{Source: src, conn: conn, until: src.Until})
 }
 
 // pick returns the first source that is neither quarantined nor in tried.
@@ -58,7 +66,7 @@ func (s *sources) pick(tried []*place) *place {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, p := range s.list {
-		if !p.bad && !slices.Contains(tried, p) {
+		if !p.resting() && !slices.Contains(tried, p) {
 			return p
 		}
 	}
@@ -70,7 +78,7 @@ func (s *sources) left(tried []*place) (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, p := range s.list {
-		if !p.bad && !slices.Contains(tried, p) {
+		if !p.resting() && !slices.Contains(tried, p) {
 			n++
 		}
 	}
@@ -98,9 +106,18 @@ func (s *sources) demote(p *place) {
 func (s *sources) condemn(p *place) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	was := p.bad
-	p.bad = true
-	return !was
+	if p.resting() {
+		return false
+	}
+	p.until = time.Now().Add(store.FirstQuarantine)
+	return true
+}
+
+// rest sets when p may be asked again.
+func (s *sources) rest(p *place, until time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p.until = until
 }
 
 // source returns the next source to try for l, connected, with the sources
@@ -151,8 +168,8 @@ func (l *Layer) connect(ctx context.Context, pl *place) (Source, error) {
 	return conn, nil
 }
 
-// quarantine keeps a source that gave wrong bytes from being asked again, in
-// this process and in others.
+// quarantine keeps a source that gave wrong bytes from being asked again for
+// some time, in this process and in others.
 func (l *Layer) quarantine(pl *place, why error) {
 	if pl == nil || !l.src.condemn(pl) {
 		return
@@ -162,7 +179,10 @@ func (l *Layer) quarantine(pl *place, why error) {
 	if pl.Blob == "" {
 		return // never recorded
 	}
-	if err := l.pool.st.Quarantine(l.n, pl.Source, why.Error()); err != nil {
+	until, err := l.pool.st.Quarantine(l.n, pl.Source, why.Error())
+	if err != nil {
 		log.Error("cannot record the quarantine", "err", err)
+		return
 	}
+	l.src.rest(pl, until)
 }

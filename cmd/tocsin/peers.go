@@ -112,6 +112,19 @@ func (c *contentStore) reader() snapshotter.Content {
 	return c
 }
 
+// containers is nil when there is no containerd to ask.
+func (c *contentStore) containers() snapshotter.Containers {
+	if c.client == nil {
+		return nil
+	}
+	return c
+}
+
+// Running implements snapshotter.Containers.
+func (c *contentStore) Running(ctx context.Context, namespace string, keys []string) ([]string, error) {
+	return c.client.Namespace(namespace).Running(ctx, keys)
+}
+
 // ReadBlob implements snapshotter.Content.
 func (c *contentStore) ReadBlob(ctx context.Context, d digest.Digest, max int64) (_ []byte, err error) {
 	ns, ok := namespaces.Namespace(ctx)

@@ -67,6 +67,7 @@ func (a *app) serve(ctx context.Context) (err error) {
 	}
 	defer closing(&err, content.close)
 	mnt := filepath.Join(l.store.Root(), "mnt")
+	fs := lazyfs.New(&lazyfs.Options{Store: l.store, Pool: l.pool, Passthrough: true, Logger: a.log})
 	sn, err := snapshotter.New(&snapshotter.Options{
 		Root:             l.store.Root(),
 		Store:            l.store,
@@ -74,6 +75,8 @@ func (a *app) serve(ctx context.Context) (err error) {
 		MountDir:         mnt,
 		Remote:           remote{l.repos},
 		Content:          content.reader(),
+		Containers:       content.containers(),
+		DenyView:         fs.DenyView,
 		PrepareTimeout:   time.Duration(a.config.PrepareTimeout),
 		VerifyUnbound:    a.config.Unbound == "verify",
 		UnverifiedChains: a.config.UnverifiedChains,
@@ -83,7 +86,6 @@ func (a *app) serve(ctx context.Context) (err error) {
 		return err
 	}
 	defer closing(&err, sn.Close)
-	fs := lazyfs.New(&lazyfs.Options{Store: l.store, Pool: l.pool, Passthrough: true, Logger: a.log})
 	served, err := a.mountViews(fs, mnt)
 	if err != nil {
 		return err

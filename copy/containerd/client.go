@@ -7,8 +7,10 @@ import (
 	"io"
 	"strings"
 
+	containersapi "github.com/containerd/containerd/api/services/containers/v1"
 	imagesapi "github.com/containerd/containerd/api/services/images/v1"
 	leasesapi "github.com/containerd/containerd/api/services/leases/v1"
+	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/v2/core/content"
 	contentproxy "github.com/containerd/containerd/v2/core/content/proxy"
 	"github.com/containerd/containerd/v2/core/leases"
@@ -53,6 +55,9 @@ type Namespace struct {
 	content content.Store
 	images  imagesapi.ImagesClient
 	leases  leases.Manager
+
+	containers containersapi.ContainersClient
+	tasks      tasksapi.TasksClient
 }
 
 // Namespace returns the namespace of that name, which must be a valid one. It asks nothing yet.
@@ -62,6 +67,9 @@ func (c *Client) Namespace(name string) *Namespace {
 		content: contentproxy.NewContentStore(c.conn),
 		images:  imagesapi.NewImagesClient(c.conn),
 		leases:  leasesproxy.NewLeaseManager(leasesapi.NewLeasesClient(c.conn)),
+
+		containers: containersapi.NewContainersClient(c.conn),
+		tasks:      tasksapi.NewTasksClient(c.conn),
 	}
 }
 

@@ -1,6 +1,7 @@
 package lazyfs
 
 import (
+	"errors"
 	"log/slog"
 	"strconv"
 	"time"
@@ -62,6 +63,16 @@ func (f *FS) String() string { return "tocsin" }
 
 // DropView forgets view n before gc unlinks it. Its nodes answer ESTALE from then on.
 func (f *FS) DropView(n uint64) error { return f.views.drop(n) }
+
+// DenyView makes every read of view n fail from now on: of open files, of what the kernel has in its cache, and after a
+// restart, because the store records it first. store.ErrConflict if the view is everybody's.
+func (f *FS) DenyView(n uint64, reason string) error {
+	if err := f.views.store.DenyView(n, reason); err != nil {
+		return err
+	}
+	entries, err := f.views.deny(n)
+	return errors.Join(err, f.opens.uncache(n, entries))
+}
 
 // node finds the view entry of a node id. ok is false for the directories that belong to no view.
 func (f *FS) node(id uint64) (view uint64, entry uint32, ok bool) {

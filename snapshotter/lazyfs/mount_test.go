@@ -101,7 +101,9 @@ type setup struct {
 	pool   *fill.Pool
 	source *blobSource
 	toc    int64 // where the content of the blob ends
+	layer  uint64
 	view   uint64
+	fs     *FS // of the last mount
 }
 
 func newSetup(t *testing.T) *setup {
@@ -141,6 +143,7 @@ func newSetup(t *testing.T) *setup {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.layer = n
 	if s.view, err = s.pool.View(t.Context(), []uint64{n}); err != nil {
 		t.Fatal(err)
 	}
@@ -167,6 +170,7 @@ func (s *setup) mount(t *testing.T, o Options) string {
 	}
 	served := make(chan error, 1)
 	fs := New(&o)
+	s.fs = fs
 	go func() { served <- fs.Serve(device) }()
 	t.Cleanup(func() {
 		if err := unix.Unmount(dir, 0); err != nil {

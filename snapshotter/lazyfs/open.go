@@ -2,7 +2,9 @@ package lazyfs
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"sync"
@@ -10,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 
 	"github.com/tocsin/tocsin/chunked"
 	"github.com/tocsin/tocsin/chunked/fill"
@@ -38,7 +41,7 @@ type opens struct {
 
 	mu     sync.Mutex
 	byNode map[uint64]*openFile
-	device *os.File // of the connection; nil until Serve has it
+	device atomic.Pointer[os.File] // of the connection; nil until Serve has it
 
 	passthrough atomic.Bool
 }
@@ -50,7 +53,7 @@ func newOpens(vs *views, passthrough bool) *opens {
 }
 
 // attach tells which connection backing files are registered with. It is called before the first request.
-func (o *opens) attach(device *os.File) { o.device = device }
+func (o *opens) attach(device *os.File) { o.device.Store(device) }
 
 // acquire takes a node once more, without opening anything yet.
 func (o *opens) acquire(node uint64) *openFile {
@@ -80,7 +83,7 @@ func (o *opens) release(node uint64) error {
 	if !last {
 		return nil
 	}
-	return f.close(o.device)
+	return f.close(o.device.Load())
 }
 
 // content opens what a node holds, on first use. Nil is a file without content.
@@ -110,7 +113,7 @@ func (o *opens) decide(f *openFile, view uint64, entry uint32, size int64) (int3
 	if f.decided {
 		return f.backing, nil
 	}
-	if size >= passthroughSize && o.passthrough.Load() && o.device != nil {
+	if size >= passthroughSize && o.passthrough.Load() && o.device.Load() != nil && !o.views.mayBeDenied(view) {
 		file, err := f.open(o.views, view, entry)
 		if err != nil {
 			return 0, err
@@ -130,7 +133,7 @@ func (o *opens) register(file *fill.File) int32 {
 	if complete == nil {
 		return 0
 	}
-	id, err := openBacking(o.device, complete)
+	id, err := openBacking(o.device.Load(), complete)
 	if err != nil {
 		// Without the privilege or the kernel for it every try would fail alike.
 		o.passthrough.Store(false)
@@ -163,6 +166,35 @@ func (o *opens) close() error {
 		delete(o.byNode, node)
 	}
 	return errors.Join(errs...)
+}
+
+// uncache makes the kernel forget what it has of some files of a view, mapped pages too: who touches them next reads
+// again. It waits for reads under way, so the caller must not hold what they need.
+func (o *opens) uncache(view uint64, entries []uint32) error {
+	device := o.device.Load()
+	if device == nil {
+		return nil
+	}
+	for _, e := range entries {
+		_, err := device.Write(invalInode(viewNode(view, e)))
+		if err != nil && !errors.Is(err, unix.ENOENT) { // ENOENT: the kernel does not know the file
+			return fmt.Errorf("make the kernel forget entry %d of view %d: %w", e, view, err)
+		}
+	}
+	return nil
+}
+
+// invalInode is the notification that all cached content of a node is void: a reply without a request, whose error is
+// the notification's code (include/uapi/linux/fuse.h).
+func invalInode(node uint64) []byte {
+	const code = 2 // FUSE_NOTIFY_INVAL_INODE
+	b := make([]byte, 0, 40)
+	b = binary.NativeEndian.AppendUint32(b, 40)
+	b = binary.NativeEndian.AppendUint32(b, code)
+	b = binary.NativeEndian.AppendUint64(b, 0) // of no request
+	b = binary.NativeEndian.AppendUint64(b, node)
+	b = binary.NativeEndian.AppendUint64(b, 0)    // from the start
+	return binary.NativeEndian.AppendUint64(b, 0) // to the end
 }
 
 // opensContent says whether an OPEN of the node may touch more than memory: a view that is not mapped yet, or content
@@ -222,7 +254,7 @@ func (f *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Rea
 	if err == nil && file != nil {
 		n, err = file.ReadAt(interruptible(cancel), buf, int64(in.Offset))
 	}
-	err = errors.Join(ignoreEOF(err), f.opens.release(in.NodeId))
+	err = errors.Join(ignoreEOF(err), f.views.shown(view), f.opens.release(in.NodeId))
 	if err != nil {
 		if !errors.Is(err, context.Canceled) {
 			f.log.Error("fuse: read", "view", view, "entry", entry, "offset", in.Offset, "err", err)

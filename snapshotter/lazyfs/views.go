@@ -22,6 +22,8 @@ type view struct {
 	tree   *chunked.View
 	mapped *store.Mapped
 	layers []uint64 // store numbers, by the slots that tree.Content gives
+	// believed: what it shows rests on a claim that may yet be denied.
+	believed bool
 }
 
 // views opens views on first use and keeps them mapped until they are dropped.
@@ -29,12 +31,16 @@ type views struct {
 	store *store.Store
 	pool  *fill.Pool
 
-	mu   sync.RWMutex
-	open map[uint64]*view
+	mu     sync.RWMutex
+	open   map[uint64]*view
+	denied map[uint64]bool // while this process runs; the store knows them for ever
 }
 
+// errDenied: a view was shown on the strength of a claim that proved false.
+var errDenied = errors.New("view is denied")
+
 func newViews(st *store.Store, pool *fill.Pool) *views {
-	return &views{store: st, pool: pool, open: make(map[uint64]*view)}
+	return &views{store: st, pool: pool, open: make(map[uint64]*view), denied: make(map[uint64]bool)}
 }
 
 // with runs fn on view n. The tree is not unmapped before fn returns, so fn must not wait for the network.
@@ -59,6 +65,9 @@ func (vs *views) load(n uint64) error {
 	}
 	vs.mu.Lock()
 	defer vs.mu.Unlock()
+	if vs.denied[n] {
+		return errors.Join(errDenied, v.mapped.Close())
+	}
 	if vs.open[n] != nil {
 		return v.mapped.Close()
 	}
@@ -67,7 +76,7 @@ func (vs *views) load(n uint64) error {
 }
 
 func openView(st *store.Store, n uint64) (*view, error) {
-	layers, err := st.ViewLayers(n)
+	chain, err := st.ViewChain(n)
 	if err != nil {
 		return nil, err
 	}
@@ -76,13 +85,13 @@ func openView(st *store.Store, n uint64) (*view, error) {
 		return nil, err
 	}
 	tree, err := chunked.OpenView(m.Bytes())
-	if err == nil && tree.NumLayers() != len(layers) {
-		err = fmt.Errorf("tree of %d layers recorded with %d", tree.NumLayers(), len(layers))
+	if err == nil && tree.NumLayers() != len(chain.Layers) {
+		err = fmt.Errorf("tree of %d layers recorded with %d", tree.NumLayers(), len(chain.Layers))
 	}
 	if err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
-	return &view{tree: tree, mapped: m, layers: layers}, nil
+	return &view{tree: tree, mapped: m, layers: chain.Layers, believed: chain.Claim != ""}, nil
 }
 
 // size is the size of an entry of a view that is mapped already; mapped is false for one that is not.
@@ -94,6 +103,37 @@ func (vs *views) size(n uint64, e uint32) (size int64, mapped bool) {
 		return 0, false
 	}
 	return v.tree.Attr(e).Size, true
+}
+
+// mayBeDenied says that nobody but us may answer reads of view n, because a denial would not reach them.
+func (vs *views) mayBeDenied(n uint64) bool {
+	vs.mu.RLock()
+	defer vs.mu.RUnlock()
+	v := vs.open[n]
+	return v == nil || v.believed
+}
+
+// shown says that view n may be read. Whoever waited for content asks again: the view may have been denied meanwhile.
+func (vs *views) shown(n uint64) error {
+	return vs.with(n, func(*view) error { return nil })
+}
+
+// deny closes view n for good and returns the entries of it that have content, none if nobody has looked at it.
+func (vs *views) deny(n uint64) (entries []uint32, err error) {
+	vs.mu.Lock()
+	v := vs.open[n]
+	delete(vs.open, n)
+	vs.denied[n] = true
+	vs.mu.Unlock()
+	if v == nil {
+		return nil, nil
+	}
+	for e := range uint32(v.tree.NumEntries()) {
+		if _, _, ok := v.tree.Content(e); ok {
+			entries = append(entries, e)
+		}
+	}
+	return entries, v.mapped.Close()
 }
 
 // openFile opens the content of entry e of view n for verified reads. It returns nil for what has no content: empty
