@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/tocsin/tocsin/copy/compression"
 	"github.com/tocsin/tocsin/manifest"
 )
 
@@ -68,7 +69,7 @@ func hexOf(content string) string { return digest.FromString(content).Encoded() 
 func compress(t testing.TB, algo, content string) string {
 	t.Helper()
 	var b bytes.Buffer
-	enc, err := encoder(&b, Compression{Algorithm: algo})
+	enc, err := compression.NewWriter(&b, algo, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -296,7 +297,7 @@ func tarsOrFailure(w *world, ref string, want map[string]bool) bool {
 		if err := errors.Join(err, r.Close()); err != nil {
 			return false
 		}
-		in, err := openTar(bytes.NewReader(raw))
+		in, err := compression.NewReader(bytes.NewReader(raw))
 		if err != nil {
 			w.t.Errorf("%s: layer %s: %v", ref, l.Digest, err)
 			return false

@@ -13,6 +13,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/tocsin/tocsin/chunked/fill"
+	"github.com/tocsin/tocsin/copy/compression"
 	"github.com/tocsin/tocsin/manifest"
 	"github.com/tocsin/tocsin/store"
 )
@@ -142,7 +143,7 @@ func compressionAt(x *tarIndex, at span) (string, error) {
 	if err != nil && err != io.EOF {
 		return "", err
 	}
-	return sniff(head[:n]), nil
+	return compression.Sniff(head[:n]), nil
 }
 
 func (a *dockerArchive) manifest(_ context.Context, d v1.Descriptor) (document, error) {
@@ -208,7 +209,7 @@ func newTarVerified(blob io.ReadCloser, want digest.Digest) *tarVerified {
 }
 
 func checkTar(blob io.Reader, want digest.Digest) error {
-	in, err := openTar(blob)
+	in, err := compression.NewReader(blob)
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/tocsin/tocsin/chunked"
+	"github.com/tocsin/tocsin/copy/compression"
 	"github.com/tocsin/tocsin/manifest"
 )
 
@@ -95,7 +96,7 @@ func (r *runner) ownTar(ctx context.Context, l manifest.Layer, meter Meter) (io.
 	if err != nil {
 		return nil, err
 	}
-	tar, err := openTar(&metered{ReadCloser: layer, meter: meter})
+	tar, err := compression.NewReader(&metered{ReadCloser: layer, meter: meter})
 	if err != nil {
 		return nil, errors.Join(err, layer.Close())
 	}
@@ -104,11 +105,11 @@ func (r *runner) ownTar(ctx context.Context, l manifest.Layer, meter Meter) (io.
 
 // blobTar is a tar with the blob that it is in.
 type blobTar struct {
-	*tarReader
+	*compression.Reader
 	blob io.Closer
 }
 
-func (b *blobTar) Close() error { return errors.Join(b.tarReader.Close(), b.blob.Close()) }
+func (b *blobTar) Close() error { return errors.Join(b.Reader.Close(), b.blob.Close()) }
 
 // checkDiffID compares a tar with what the image's configuration says of it.
 func checkDiffID(l manifest.Layer, got digest.Digest) error {
@@ -134,7 +135,7 @@ func encodeTar(out io.Writer, tar io.Reader, c Compression, as encoding) (d v1.D
 	}
 	content, blob := as.tar.Digester(), as.blob.Digester()
 	counted := &counter{Writer: io.MultiWriter(out, blob.Hash())}
-	enc, err := encoder(counted, c)
+	enc, err := compression.NewWriter(counted, c.Algorithm, c.Level)
 	if err != nil {
 		return d, "", err
 	}
@@ -155,4 +156,15 @@ func (c *counter) Write(p []byte) (int, error) {
 	n, err := c.Writer.Write(p)
 	c.n += int64(n)
 	return n, err
+}
+
+// layerMediaType is the OCI media type of a layer in that form.
+func layerMediaType(algo string) string {
+	switch algo {
+	case algoGzip, recipeGzip:
+		return v1.MediaTypeImageLayerGzip
+	case algoZstd, algoChunked:
+		return v1.MediaTypeImageLayerZstd
+	}
+	return v1.MediaTypeImageLayer
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/tocsin/tocsin/copy/compression"
 	"github.com/tocsin/tocsin/manifest"
 )
 
@@ -73,7 +74,7 @@ func (m measuring) read(ctx context.Context, r io.Reader, size int64) (*measured
 	if _, err := io.ReadFull(r, head); err != nil {
 		return nil, short(err)
 	}
-	out.compression = sniff(head)
+	out.compression = compression.Sniff(head)
 	r = io.MultiReader(bytes.NewReader(head), r)
 	var err error
 	switch {
@@ -121,10 +122,10 @@ func (m measuring) readWhole(out *measured, r io.Reader) error {
 }
 
 func (m measuring) stream(out *measured, r io.Reader) error {
-	a := readAhead(r)
+	a := compression.ReadAhead(r)
 	err := m.inside(out, a)
 	_, rest := io.Copy(io.Discard, a) // also after an early end; and an error of r's is told again
-	a.stop()
+	a.Stop()
 	return errors.Join(err, rest)
 }
 
@@ -134,7 +135,7 @@ func (m measuring) inside(out *measured, r io.Reader) error {
 		return m.plain(out, r)
 	}
 	tars := newHashes(m.algs)
-	tar, err := openTar(r)
+	tar, err := compression.NewReader(r)
 	if err != nil {
 		out.broken = fmt.Errorf("%w: %w", err, manifest.ErrMalformed)
 		return nil

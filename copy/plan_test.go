@@ -239,17 +239,6 @@ func TestParseCompression(t *testing.T) {
 	}
 }
 
-func TestSniff(t *testing.T) { // rule 43
-	for head, want := range map[string]string{
-		"": algoNone, "\x1f": algoNone, "\x1f\x8b": algoGzip, "\x28\xb5\x2f\xfd": algoZstd,
-		"\x50\x2a\x4d\x18": algoZstd, "\x5f\x2a\x4d\x18": algoZstd, "\x60\x2a\x4d\x18": algoNone, "etc/": algoNone,
-	} {
-		if got := sniff([]byte(head)); got != want {
-			t.Errorf("%x: %s, want %s", head, got, want)
-		}
-	}
-}
-
 func TestAssemble(t *testing.T) {
 	doc := func(s string) document { return made([]byte(s), v1.MediaTypeImageManifest) }
 	plain, variant := doc(`{"plain":1}`), doc(`{"variant":1}`)

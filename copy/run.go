@@ -12,6 +12,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/tocsin/tocsin/copy/compression"
 	"github.com/tocsin/tocsin/manifest"
 )
 
@@ -342,8 +343,8 @@ func (r *runner) blob(ctx context.Context, d v1.Descriptor) error {
 			})
 		}
 		w.meter.Done(err)
-		if err == nil && len(w.head) == magicLen {
-			r.heads.Store(d.Digest, sniff(w.head))
+		if err == nil && len(w.head) == compression.SniffLen {
+			r.heads.Store(d.Digest, compression.Sniff(w.head))
 		}
 		return err
 	})

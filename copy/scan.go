@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/tocsin/tocsin/chunked/fill"
+	"github.com/tocsin/tocsin/copy/compression"
 	"github.com/tocsin/tocsin/manifest"
 	"github.com/tocsin/tocsin/store"
 )
@@ -39,7 +40,7 @@ type scan struct {
 // scanTar reads a tar, compressed as a whole or not, once and to its end.
 func scanTar(ctx context.Context, r io.Reader, m measuring) (*scan, error) {
 	in := &atomicCounter{Reader: &contextReader{ctx, r}}
-	outer, err := openTar(in)
+	outer, err := compression.NewReader(in)
 	if err != nil {
 		return nil, short(err)
 	}

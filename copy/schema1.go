@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/tocsin/tocsin/copy/compression"
 	"github.com/tocsin/tocsin/manifest"
 )
 
@@ -102,7 +103,7 @@ func tarOfBlob(ctx context.Context, src source, d v1.Descriptor) (mediaType stri
 	}
 	w := &watched{meter: silent{}}
 	in := w.reader(body)
-	tar, err := openTar(in)
+	tar, err := compression.NewReader(in)
 	if err != nil {
 		return "", "", errors.Join(err, in.Close())
 	}
@@ -110,7 +111,7 @@ func tarOfBlob(ctx context.Context, src source, d v1.Descriptor) (mediaType stri
 	if err := errors.Join(err, tar.Close(), in.Close()); err != nil {
 		return "", "", err
 	}
-	mediaType = layerMediaType(sniff(w.head))
+	mediaType = layerMediaType(compression.Sniff(w.head))
 	if docker, err := manifest.ToDocker(mediaType); err == nil {
 		mediaType = docker
 	}

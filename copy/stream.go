@@ -10,6 +10,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/tocsin/tocsin/chunked/fill"
+	"github.com/tocsin/tocsin/copy/compression"
 	"github.com/tocsin/tocsin/manifest"
 )
 
@@ -28,11 +29,11 @@ func (m *metered) Read(p []byte) (int, error) {
 // watched is a blob under way: how far it is, and how it began.
 type watched struct {
 	meter Meter
-	head  []byte // at most magicLen bytes; none if nothing had to be read
+	head  []byte // at most compression.SniffLen bytes; none if nothing had to be read
 }
 
-// magicLen is how much of a blob tells its compression.
-const magicLen = 4
+// streamBuffer is that of all streams of a copy, in bytes.
+const streamBuffer = compression.BufferSize
 
 // reader watches one attempt to read the blob from its start.
 func (w *watched) reader(body io.ReadCloser) io.ReadCloser {
@@ -48,7 +49,7 @@ type watching struct {
 func (r *watching) Read(p []byte) (int, error) {
 	n, err := r.ReadCloser.Read(p)
 	r.w.meter.Add(int64(n))
-	if want := magicLen - len(r.w.head); want > 0 {
+	if want := compression.SniffLen - len(r.w.head); want > 0 {
 		r.w.head = append(r.w.head, p[:min(n, want)]...)
 	}
 	return n, err

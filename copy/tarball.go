@@ -17,6 +17,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/tocsin/tocsin/chunked/fill"
+	"github.com/tocsin/tocsin/copy/compression"
 	"github.com/tocsin/tocsin/manifest"
 	"github.com/tocsin/tocsin/store"
 )
@@ -100,7 +101,7 @@ type rootFS struct {
 func lookAt(r io.Reader) (rootFS, error) {
 	whole, inside := digest.SHA256.Digester(), digest.SHA256.Digester()
 	file := &sniffed{r: io.TeeReader(r, whole.Hash())}
-	in, err := openTar(file)
+	in, err := compression.NewReader(file)
 	if err != nil {
 		return rootFS{}, fmt.Errorf("%w: %w", err, manifest.ErrMalformed)
 	}
@@ -115,7 +116,7 @@ func lookAt(r io.Reader) (rootFS, error) {
 	if err := errors.Join(err, in.Close()); err != nil {
 		return rootFS{}, err
 	}
-	return rootFS{whole.Digest(), inside.Digest(), file.n, sniff(file.head), newest}, nil
+	return rootFS{whole.Digest(), inside.Digest(), file.n, compression.Sniff(file.head), newest}, nil
 }
 
 // sniffed counts what is read, and remembers the first bytes.

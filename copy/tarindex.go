@@ -16,6 +16,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/tocsin/tocsin/chunked/fill"
+	"github.com/tocsin/tocsin/copy/compression"
 	"github.com/tocsin/tocsin/manifest"
 	"github.com/tocsin/tocsin/store"
 )
@@ -123,7 +124,7 @@ func (x *tarIndex) tarDigest(ctx context.Context, name string) (digest.Digest, e
 	if err != nil {
 		return "", err
 	}
-	in, err := openTar(x.section(at))
+	in, err := compression.NewReader(x.section(at))
 	if err != nil {
 		return "", err
 	}
@@ -280,18 +281,18 @@ func isPlainTar(f *os.File) (bool, error) {
 	case !st.Mode().IsRegular() || f == os.Stdin:
 		return false, nil
 	}
-	head := make([]byte, magicLen)
+	head := make([]byte, compression.SniffLen)
 	n, err := f.ReadAt(head, 0)
 	if err == io.EOF {
 		err = nil
 	}
-	return sniff(head[:n]) == algoNone, err
+	return compression.Sniff(head[:n]) == algoNone, err
 }
 
 // spoolTar writes the tar inside of a stream into a file without a name, and closes the stream.
 func spoolTar(ctx context.Context, f io.ReadCloser) (*os.File, error) {
 	packed := &atomicCounter{Reader: &contextReader{ctx, f}}
-	in, err := openTar(packed)
+	in, err := compression.NewReader(packed)
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}

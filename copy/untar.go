@@ -15,6 +15,7 @@ import (
 	tarsplit "github.com/vbatts/tar-split/tar/storage"
 
 	"github.com/tocsin/tocsin/chunked"
+	"github.com/tocsin/tocsin/copy/compression"
 	"github.com/tocsin/tocsin/manifest"
 	"github.com/tocsin/tocsin/store"
 )
@@ -34,7 +35,7 @@ func (im *importer) tarLayerOnce(ctx context.Context, l manifest.Layer, meter Me
 		return 0, err
 	}
 	defer blob.Close()
-	stream, err := openTar(&metered{ReadCloser: blob, meter: meter})
+	stream, err := compression.NewReader(&metered{ReadCloser: blob, meter: meter})
 	if err != nil {
 		return 0, err
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/tocsin/tocsin/chunked"
+	"github.com/tocsin/tocsin/copy/compression"
 	"github.com/tocsin/tocsin/integration/mkimage"
 )
 
@@ -156,7 +157,7 @@ func TestOpenTar(t *testing.T) {
 		}
 	}
 	for name, blob := range map[string][]byte{"members": members.Bytes(), "plain": raw} {
-		tr, err := openTar(bytes.NewReader(blob))
+		tr, err := compression.NewReader(bytes.NewReader(blob))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -169,7 +170,7 @@ func TestOpenTar(t *testing.T) {
 		}
 	}
 	for name, blob := range map[string][]byte{"half": members.Bytes()[:500], "garbage behind": append(members.Bytes(), "garbage"...)} {
-		tr, err := openTar(bytes.NewReader(blob))
+		tr, err := compression.NewReader(bytes.NewReader(blob))
 		if err == nil {
 			_, err = io.ReadAll(tr)
 		}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/tocsin/tocsin/chunked"
 	"github.com/tocsin/tocsin/chunked/fill"
+	"github.com/tocsin/tocsin/copy/compression"
 	"github.com/tocsin/tocsin/copy/containerd"
 	"github.com/tocsin/tocsin/copy/dockerd"
 	"github.com/tocsin/tocsin/copy/registry"
@@ -359,7 +360,7 @@ func (w *world) checkTars(ref string, tars [][]byte) {
 			if err != nil {
 				w.t.Fatalf("%s: layer %d: %v", ref, i, err)
 			}
-			tr, err := openTar(blob)
+			tr, err := compression.NewReader(blob)
 			if err != nil {
 				w.t.Fatal(err)
 			}

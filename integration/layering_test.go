@@ -31,7 +31,8 @@ copy/policy         < manifest                                      |           
 copy/containerd     <                                               | context                    | opencontainers containerd containerd/images containerd/errdefs grpc
 copy/dockerd        <                                               | os net context               |
 copy/gzipv1         <                                               |                            |
-copy                < manifest chunked chunked/fill store copy/registry copy/policy copy/containerd copy/dockerd copy/gzipv1 | os context               | opencontainers klauspost/compress vbatts/tar-split sync
+copy/compression    < manifest copy/gzipv1                          |                            | klauspost/compress
+copy                < manifest chunked chunked/fill store copy/registry copy/policy copy/containerd copy/dockerd copy/gzipv1 copy/compression | os context               | opencontainers klauspost/compress vbatts/tar-split sync
 snapshotter/lazyfs  < manifest chunked chunked/fill store           | os net context unsafe        | go-fuse sys sync
 snapshotter         < manifest chunked chunked/fill store snapshotter/lazyfs | os net context      | opencontainers containerd containerd/errdefs containerd/log grpc bbolt sys sync
 cmd/tocsin          < all                                           | os net context               | *

@@ -1,4 +1,4 @@
-package copy
+package compression
 
 import (
 	"bytes"
@@ -11,7 +11,7 @@ import (
 
 // TestAhead: whatever the sizes of reads on both sides, the same bytes and then the same error come out.
 func TestAhead(t *testing.T) {
-	content := make([]byte, 3*aheadBuffers*streamBuffer+17)
+	content := make([]byte, 3*aheadBuffers*BufferSize+17)
 	rand.NewChaCha8([32]byte{}).Read(content)
 	broken := errors.New("broken")
 	for name, r := range map[string]func() io.Reader{
@@ -23,8 +23,8 @@ func TestAhead(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			want, wantErr := io.ReadAll(r())
-			a := readAhead(r())
-			defer a.stop()
+			a := ReadAhead(r())
+			defer a.Stop()
 			got, err := io.ReadAll(iotest.HalfReader(a))
 			if !bytes.Equal(got, want) || !errors.Is(err, wantErr) {
 				t.Errorf("%d bytes and %v, want %d and %v", len(got), err, len(want), wantErr)
@@ -38,13 +38,13 @@ func TestAhead(t *testing.T) {
 
 // TestAheadStops: after stop nothing touches the stream any more, however little of it was taken.
 func TestAheadStops(t *testing.T) {
-	for _, take := range []int{0, 1, streamBuffer + 1} {
+	for _, take := range []int{0, 1, BufferSize + 1} {
 		var reads int // by fill only; the race detector sees one that comes after stop
-		a := readAhead(endless{&reads})
+		a := ReadAhead(endless{&reads})
 		if _, err := io.ReadFull(a, make([]byte, take)); err != nil {
 			t.Fatal(err)
 		}
-		a.stop()
+		a.Stop()
 		reads = 0
 	}
 }

@@ -1,12 +1,12 @@
-package copy
+package compression
 
 import "io"
 
-// aheadBuffers times streamBuffer is how far an ahead reads before anybody asks.
+// aheadBuffers times BufferSize is how far an Ahead reads before anybody asks.
 const aheadBuffers = 4
 
-// ahead reads a stream in a goroutine of its own, so that decompressing goes on beside whatever is done with the bytes.
-type ahead struct {
+// Ahead reads a stream in a goroutine of its own, so that decompressing goes on beside whatever is done with the bytes.
+type Ahead struct {
 	free, full chan []byte
 	quit       chan struct{}
 	err        error // of the stream, set before full is closed
@@ -15,17 +15,17 @@ type ahead struct {
 	left []byte // of buf
 }
 
-// readAhead begins to read r. stop must be called before r is touched again.
-func readAhead(r io.Reader) *ahead {
-	a := &ahead{free: make(chan []byte, aheadBuffers), full: make(chan []byte, aheadBuffers), quit: make(chan struct{})}
+// ReadAhead begins to read r. Stop must be called before r is touched again.
+func ReadAhead(r io.Reader) *Ahead {
+	a := &Ahead{free: make(chan []byte, aheadBuffers), full: make(chan []byte, aheadBuffers), quit: make(chan struct{})}
 	for range aheadBuffers {
-		a.free <- make([]byte, streamBuffer)
+		a.free <- make([]byte, BufferSize)
 	}
 	go a.fill(r)
 	return a
 }
 
-func (a *ahead) fill(r io.Reader) {
+func (a *Ahead) fill(r io.Reader) {
 	defer close(a.full)
 	for a.err == nil {
 		select {
@@ -44,7 +44,7 @@ func (a *ahead) fill(r io.Reader) {
 }
 
 // Read implements io.Reader. An error of the stream comes after all bytes before it.
-func (a *ahead) Read(p []byte) (int, error) {
+func (a *Ahead) Read(p []byte) (int, error) {
 	for len(a.left) == 0 {
 		if a.buf != nil {
 			a.free <- a.buf[:cap(a.buf)]
@@ -60,8 +60,8 @@ func (a *ahead) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// stop ends the goroutine, at the latest when the read it is in returns. Nothing may be read from a after it.
-func (a *ahead) stop() {
+// Stop ends the goroutine, at the latest when the read it is in returns. Nothing may be read from a after it.
+func (a *Ahead) Stop() {
 	close(a.quit)
 	for range a.full { // what is left, until fill has ended
 	}

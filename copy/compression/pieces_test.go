@@ -1,16 +1,25 @@
-package copy
+package compression
 
 import (
 	"bytes"
 	stdgzip "compress/gzip"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"runtime"
 	"testing"
 	"testing/iotest"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/tocsin/tocsin/manifest"
 )
+
+func noise(seed byte, n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.NewChaCha8([32]byte{seed}).Read(b)
+	return b
+}
 
 // mixed is content of which some compresses, longer than two pieces of each encoder's.
 func mixed(n int) []byte {
@@ -21,7 +30,7 @@ func mixed(n int) []byte {
 func encodedBy(t testing.TB, algo string, raw []byte, cut int) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	enc, err := encoder(&b, Compression{Algorithm: algo})
+	enc, err := NewWriter(&b, algo, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +50,7 @@ func encodedBy(t testing.TB, algo string, raw []byte, cut int) []byte {
 // rule 41: the encoders give the same bytes however many cores there are and however the tar comes, and a reader that
 // is not ours reads them.
 func TestParallelEncoders(t *testing.T) {
-	for algo, piece := range map[string]int{algoGzip: gzipPiece, algoZstd: zstdPiece} {
+	for algo, piece := range map[string]int{manifest.Gzip: gzipPiece, manifest.Zstd: zstdPiece} {
 		for _, n := range []int{0, 1, piece - 1, piece, piece + 1, 2 * piece, 2*piece + 12345} {
 			raw := mixed(n)
 			once := encodedBy(t, algo, raw, 1<<20)
@@ -55,7 +64,7 @@ func TestParallelEncoders(t *testing.T) {
 			}
 			var r io.Reader
 			var err error
-			if algo == algoGzip {
+			if algo == manifest.Gzip {
 				r, err = stdgzip.NewReader(bytes.NewReader(once)) // one member with the right sum and length
 			} else {
 				r, err = zstd.NewReader(bytes.NewReader(once))
@@ -76,15 +85,15 @@ func TestParallelEncoders(t *testing.T) {
 
 // A place that cannot be written to ends the encoder with its error, wherever that comes.
 func TestParallelEncoderFails(t *testing.T) {
-	for _, algo := range []string{algoGzip, algoZstd} {
+	for _, algo := range []string{manifest.Gzip, manifest.Zstd} {
 		for _, room := range []int64{10, 1 << 20} {
-			enc, err := encoder(&full{room}, Compression{Algorithm: algo})
+			enc, err := NewWriter(&full{room}, algo, 0)
 			if err != nil {
 				t.Fatal(err)
 			}
 			_, err = io.Copy(enc, iotest.OneByteReader(bytes.NewReader(nil)))
 			for i := 0; i < 5 && err == nil; i++ {
-				_, err = enc.Write(noise(uint64(i), zstdPiece))
+				_, err = enc.Write(noise(byte(i), zstdPiece))
 			}
 			if err := errors.Join(err, enc.Close()); !errors.Is(err, errFull) {
 				t.Errorf("%s: %v", algo, err)
@@ -102,4 +111,15 @@ func (f *full) Write(p []byte) (int, error) {
 		return 0, errFull
 	}
 	return len(p), nil
+}
+
+func TestSniff(t *testing.T) { // rule 43
+	for head, want := range map[string]string{
+		"": manifest.None, "\x1f": manifest.None, "\x1f\x8b": manifest.Gzip, "\x28\xb5\x2f\xfd": manifest.Zstd,
+		"\x50\x2a\x4d\x18": manifest.Zstd, "\x5f\x2a\x4d\x18": manifest.Zstd, "\x60\x2a\x4d\x18": manifest.None, "etc/": manifest.None,
+	} {
+		if got := Sniff([]byte(head)); got != want {
+			t.Errorf("%x: %s, want %s", head, got, want)
+		}
+	}
 }
