@@ -9,6 +9,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/tocsin/tocsin/copy/containerd"
 	"github.com/tocsin/tocsin/manifest"
 )
 
@@ -296,15 +297,23 @@ func settle(ctx context.Context, env *Env, dst manifest.Ref, s situation, o *Opt
 }
 
 // holdsDigests asks a destination whether it keeps what has digests of alg, blobs and manifests alike.
-// manifest.ErrUnsupported if it does not. Nothing but a registry has to be asked; a dry run does not, because that
+// manifest.ErrUnsupported if it does not. A registry and containerd have to be asked; a dry run does not, because that
 // writes.
 func holdsDigests(ctx context.Context, env *Env, dst manifest.Ref, alg digest.Algorithm) error {
 	switch dst.Transport {
-	case manifest.DockerArchive, manifest.DockerDaemon, manifest.Containerd:
-		// containerd's content store hashes what it is given with sha256.
+	case manifest.DockerArchive, manifest.DockerDaemon:
 		if alg != digest.SHA256 {
 			return fmt.Errorf("%s knows sha256 only; --digest-algorithm sha256 writes that: %w", dst.Transport, manifest.ErrUnsupported)
 		}
+	case manifest.Containerd:
+		if env.dry != nil {
+			return nil
+		}
+		err := env.Containerd.Namespace(dst.Namespace).HoldsDigests(ctx, alg)
+		if errors.Is(err, containerd.ErrAlgorithm) {
+			err = fmt.Errorf("%w; --digest-algorithm sha256 writes what every containerd keeps: %w", err, manifest.ErrUnsupported)
+		}
+		return err
 	case manifest.Docker:
 		if env.dry != nil {
 			return nil

@@ -264,3 +264,34 @@ func TestNobody(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// A containerd that hashes in any algorithm and one that knows sha256 are told apart, and nothing of the question stays.
+func TestHoldsDigests(t *testing.T) { // D17
+	s, c := server(t)
+	n := c.Namespace("ours")
+	for _, alg := range []digest.Algorithm{digest.SHA256, digest.SHA384, digest.SHA512} {
+		if err := n.HoldsDigests(t.Context(), alg); err != nil {
+			t.Errorf("%s: %v", alg, err)
+		}
+	}
+	if n := count(t, s, "ours"); n != 0 {
+		t.Errorf("%d blobs stay", n)
+	}
+	s.Old.Store(true)
+	if err := n.HoldsDigests(t.Context(), digest.SHA512); !errors.Is(err, ErrAlgorithm) {
+		t.Errorf("sha256 only: %v", err)
+	}
+	if err := n.HoldsDigests(t.Context(), digest.SHA256); err != nil {
+		t.Errorf("sha256: %v", err)
+	}
+	if err := n.HoldsDigests(t.Context(), "sha999"); !errors.Is(err, ErrAlgorithm) {
+		t.Errorf("sha999: %v", err)
+	}
+	if n := count(t, s, "ours"); n != 0 {
+		t.Errorf("%d blobs stay", n)
+	}
+	leases, err := s.Leases(t.Context(), "ours")
+	if ingests, err2 := s.Ingests(t.Context(), "ours"); err != nil || err2 != nil || len(leases)+len(ingests) != 0 {
+		t.Errorf("%v %v (%v, %v)", leases, ingests, err, err2)
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"context"
 	"net"
 	"path/filepath"
+	"sync/atomic"
 
 	contentapi "github.com/containerd/containerd/api/services/content/v1"
 	imagesapi "github.com/containerd/containerd/api/services/images/v1"
@@ -32,6 +33,8 @@ import (
 // Server is a running one. Close ends it.
 type Server struct {
 	Address string // of its socket
+	// Old makes it hash as containerd did up to 2.1, with sha256 only.
+	Old atomic.Bool
 
 	db     *metadata.DB
 	bolt   *bolt.DB
@@ -49,7 +52,8 @@ func Start(ctx context.Context, dir string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{Address: filepath.Join(dir, "s"), bolt: file, db: metadata.NewDB(file, blobs, nil), served: make(chan error, 1)}
+	s := &Server{Address: filepath.Join(dir, "s"), bolt: file, served: make(chan error, 1)}
+	s.db = metadata.NewDB(file, ageing{blobs, &s.Old}, nil)
 	if err := s.db.Init(ctx); err != nil {
 		return nil, err
 	}
