@@ -243,16 +243,16 @@ func (d *dir) temp() (*dirSpool, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &dirSpool{File: f, dir: d}, nil
+	return &dirSpool{spoolFile: newSpoolFile(f), dir: d}, nil
 }
 
 func (d *dir) partDir() string { return d.path }
 
-func (d *dir) adopt(f *os.File) spool { return &dirSpool{File: f, dir: d} }
+func (d *dir) adopt(f *os.File) spool { return &dirSpool{spoolFile: newSpoolFile(f), dir: d} }
 
 // dirSpool is a file that has no name yet.
 type dirSpool struct {
-	*os.File
+	*spoolFile
 	dir *dir
 }
 

@@ -207,7 +207,7 @@ func (l *layout) put(ctx context.Context, d v1.Descriptor, open func() (io.ReadC
 	if err != nil {
 		return errors.Join(err, body.Close())
 	}
-	_, err = io.CopyBuffer(out, struct{ io.Reader }{body}, make([]byte, streamBuffer))
+	_, err = io.CopyBuffer(struct{ io.Writer }{out}, struct{ io.Reader }{body}, make([]byte, streamBuffer))
 	if err := errors.Join(err, body.Close()); err != nil {
 		return errors.Join(err, out.abort())
 	}

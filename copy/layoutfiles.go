@@ -43,12 +43,12 @@ func (l *layout) create() (spool, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &layoutSpool{File: f, layout: l}, nil
+	return &layoutSpool{spoolFile: newSpoolFile(f), layout: l}, nil
 }
 
 // layoutSpool becomes a blob by rename when it is whole.
 type layoutSpool struct {
-	*os.File
+	*spoolFile
 	layout *layout
 }
 
@@ -66,7 +66,7 @@ func (s *layoutSpool) commit(ctx context.Context, d v1.Descriptor) error {
 
 func (l *layout) partDir() string { return filepath.Join(l.ref.Path, v1.ImageBlobsDir) }
 
-func (l *layout) adopt(f *os.File) spool { return &layoutSpool{File: f, layout: l} }
+func (l *layout) adopt(f *os.File) spool { return &layoutSpool{spoolFile: newSpoolFile(f), layout: l} }
 
 func (s *layoutSpool) abort() error { return errors.Join(s.Close(), os.Remove(s.Name())) }
 

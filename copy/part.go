@@ -27,7 +27,10 @@ const (
 type partSizes struct {
 	from  int64 // blobs smaller than this are fetched in one piece
 	block int64 // what the journal has a byte for
-	run   int   // blocks in one request
+	run   int   // blocks in one request, when several are under way
+	// near is how long the first block takes at most when it comes from so near that one request for all the rest
+	// keeps this machine busy; several would only be in each other's way. Negative: none is near.
+	near time.Duration
 }
 
 func (s partSizes) orDefault() partSizes {
@@ -39,6 +42,9 @@ func (s partSizes) orDefault() partSizes {
 	}
 	if s.run == 0 {
 		s.run = 8
+	}
+	if s.near == 0 {
+		s.near = 16 * time.Millisecond // 64 MiB/s, the request included
 	}
 	return s
 }

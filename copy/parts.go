@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -109,23 +110,28 @@ func (p *part) readThrough(ctx context.Context, src fill.Source, d v1.Descriptor
 // EOF when the bytes are not d's, with errResumed too where it applies. Its Close ends the fetch and leaves the file
 // open. registry.ErrNoRanges comes from open itself: its first request goes alone, to see whether there are ranges.
 func (p *part) open(ctx context.Context, src fill.Source, d v1.Descriptor, jobs int) (*partBody, error) {
+	began := time.Now()
 	if err := p.fetchRun(ctx, src, p.claim(1)); err != nil {
 		return nil, err
+	}
+	run := p.sizes.run
+	if time.Since(began) < p.sizes.near {
+		jobs, run = 1, p.blocks()
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	f := &follower{p: p, cancel: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(f.done)
-		p.end(p.fetch(ctx, src, jobs))
+		p.end(p.fetch(ctx, src, jobs, run))
 	}()
 	return &partBody{verified: newVerified(f, d), p: p}, nil
 }
 
-// fetch fetches the blocks that are missing.
-func (p *part) fetch(ctx context.Context, src fill.Source, jobs int) error {
+// fetch fetches the blocks that are missing, so many in one request.
+func (p *part) fetch(ctx context.Context, src fill.Source, jobs, most int) error {
 	return forEach(ctx, jobs, func(ctx context.Context, _ int) error {
 		for {
-			run := p.claim(p.sizes.run)
+			run := p.claim(most)
 			if len(run) == 0 {
 				return nil
 			}
@@ -141,7 +147,7 @@ func (p *part) fetchRun(ctx context.Context, src fill.Source, run []manifest.Ran
 	if len(run) == 0 {
 		return nil
 	}
-	buf := make([]byte, streamBuffer)
+	buf, back := make([]byte, streamBuffer), writeBack{p.file, run[0].Off}
 	return src.ReadRanges(ctx, run, func(r manifest.Range, body io.Reader) error {
 		n, err := io.CopyBuffer(struct{ io.Writer }{io.NewOffsetWriter(p.file, r.Off)}, struct{ io.Reader }{body}, buf)
 		if err == nil && n != r.Len {
@@ -150,6 +156,7 @@ func (p *part) fetchRun(ctx context.Context, src fill.Source, run []manifest.Ran
 		if err != nil {
 			return err
 		}
+		back.upTo(r.End())
 		return p.wrote(r)
 	})
 }

@@ -33,7 +33,9 @@ func bigBlob(w *world) (src string, layer v1.Descriptor, tar []byte) {
 }
 
 // shrink makes blobs big that are not.
-func (w *world) shrink() { w.env.parts = partSizes{from: partBlock, block: partBlock, run: 4} }
+func (w *world) shrink() {
+	w.env.parts = partSizes{from: partBlock, block: partBlock, run: 4, near: -1}
+}
 
 // places to copy to, and where parts are there.
 func partPlaces(w *world) map[string]string {
@@ -285,5 +287,34 @@ func TestForeignPart(t *testing.T) {
 	}
 	if p, err := openPart(dir, d, sizes); err == nil {
 		t.Errorf("a link was followed: %v", p)
+	}
+}
+
+// A registry that is near is asked twice: for the first block, and for all the rest at once. A far one is asked for a run
+// of blocks at a time.
+func TestNearBlobIsOneRequest(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		near     time.Duration
+		requests func(n int) bool
+	}{
+		{"near", time.Hour, func(n int) bool { return n == 2 }},
+		{"far", -1, func(n int) bool { return n > 4 }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t, 2)
+			src, d, tar := bigBlob(w)
+			w.env.parts.near = c.near
+			for place := range partPlaces(w) {
+				w.front.Forget()
+				w.copy(src, place, nil)
+				if n := w.front.Count("GET", d.Digest.String()); !c.requests(n) {
+					t.Errorf("%s: %d requests", place, n)
+				}
+				if !bytes.Equal(w.layerAt(place, d), tar) {
+					t.Errorf("%s: another blob came out", place)
+				}
+			}
+		})
 	}
 }
