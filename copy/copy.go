@@ -18,6 +18,9 @@ func Copy(ctx context.Context, env *Env, src, dst manifest.Ref, o *Options) (*Re
 	if o == nil {
 		o = &Options{}
 	}
+	if err := checkPrepared(src, dst, o); err != nil {
+		return nil, err
+	}
 	from, err := openFor(env, src, o.Platform)
 	if err != nil {
 		return nil, err
@@ -62,12 +65,25 @@ func copyFrom(ctx context.Context, env *Env, judge *judged, dst manifest.Ref, o 
 		}
 		return runImport(ctx, env, from, dst, s, p)
 	}
+	if o.Snapshotter != "" && isVariant(s.instances[0]) {
+		if err := p.unchanged(s); err != nil {
+			return nil, err
+		}
+		res, err := runPrepared(ctx, judge, dst, s, o.Snapshotter)
+		if err == nil {
+			res.Notes = append(res.Notes, p.notes...)
+		}
+		return res, err
+	}
 	to, err := openDestination(env, dst)
 	if err != nil {
 		return nil, err
 	}
 	r := newRunner(env, from, to, o)
 	r.notes = absentNote(s.instances)
+	if o.Snapshotter != "" {
+		r.note("%s is no sentinel variant: its layers were copied, and containerd unpacks them for the first container", s.top.digest)
+	}
 	r.to = p.naming.over(r)
 	res, err := r.run(ctx, s, p)
 	if errors.Is(err, registry.ErrRejected) && !judge.raise && s.list == nil && s.instances[0].schema1 != nil && cannotModify(s, o) == "" {
@@ -115,6 +131,9 @@ func prepare(ctx context.Context, judge *judged, dst manifest.Ref, o *Options) (
 		return s, nil, o, fmt.Errorf("%s is an image ID and no name to copy to: %w", dst, ErrUsage)
 	}
 	s.digested, s.strip = dst.Digest, o.Select.Strip
+	if o.Snapshotter != "" && s.flattened != nil && s.flattened.digest == dst.Digest {
+		s.digested = s.top.digest // a record's name is no claim, and ctr's users ask for the image by it
+	}
 	carry, err := newCarrier(judge, dst, s, o.Signatures)
 	if err != nil {
 		return s, nil, o, err

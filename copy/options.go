@@ -45,6 +45,10 @@ type Options struct {
 	Digests *manifest.DigestWish
 	// Preserve turns the default of keeping digests into a promise: ErrPreserve rather than an edit.
 	Preserve bool
+	// Snapshotter is the name of tocsin's snapshotter in the containerd that is copied to. A sentinel variant of a registry
+	// is prepared there and its layers stay where they are; the image's name may be the digest of the list that it was
+	// chosen from. It needs Platform. "" copies layers always.
+	Snapshotter string
 }
 
 // Pushing is what a push of an archive asks for. The zero value asks for nothing.

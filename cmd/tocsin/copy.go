@@ -124,27 +124,6 @@ func newCopy(a *app) *cobra.Command {
 	return cmd
 }
 
-func newPull(a *app) *cobra.Command {
-	var c copyFlags
-	cmd := &cobra.Command{
-		Use: "pull REF", Short: "Copy an image of a registry into the store, for this platform", Args: cobra.ExactArgs(1),
-		Long: "Copy an image of a registry into the store under its own name: this platform's, a sentinel variant before its plain sibling.",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			src, err := parseRegistryRef(args[0])
-			if err != nil {
-				return err
-			}
-			dst := src
-			dst.Transport = manifest.Store
-			return a.copy(cmd, src, dst, c)
-		},
-	}
-	c.where(cmd.Flags(), "local", "another platform than this machine's: OS/ARCH[/VARIANT]")
-	c.intoStore(cmd.Flags())
-	a.limits.flags(cmd.Flags())
-	return cmd
-}
-
 // copy runs one copy with its progress on stderr and prints what was written.
 func (a *app) copy(cmd *cobra.Command, src, dst manifest.Ref, c copyFlags) error {
 	o, err := c.options(dst)

@@ -65,6 +65,7 @@ func failures() []failure {
 		{registry.ErrAuth, exitAuth, "log in with tocsin login (docker login and podman login do too)"},
 		{registry.ErrRetriesExhausted, exitRetries, "the registry kept failing; try again later"},
 		{registry.ErrNoRanges, exitOther, "this registry serves no byte ranges, so a sentinel variant cannot be read from it; copy the plain instance"},
+		{containerd.ErrSnapshotter, exitOther, "tocsin serve has to run, and containerd to know it as a proxy plugin of that name; its log says why a layer was refused"},
 		{registry.ErrNotFound, exitNotFound, ""},
 		{manifest.ErrNotFound, exitNotFound, ""},
 		{store.ErrNotFound, exitNotFound, "tocsin images lists what is there"},

@@ -10,6 +10,7 @@ import (
 	containersapi "github.com/containerd/containerd/api/services/containers/v1"
 	imagesapi "github.com/containerd/containerd/api/services/images/v1"
 	leasesapi "github.com/containerd/containerd/api/services/leases/v1"
+	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/v2/core/content"
 	contentproxy "github.com/containerd/containerd/v2/core/content/proxy"
@@ -51,10 +52,11 @@ func (c *Client) Close() error { return c.conn.Close() }
 // Namespace is one of containerd's namespaces. It is there as soon as something is written to it. It may be used by
 // several goroutines.
 type Namespace struct {
-	name    string
-	content content.Store
-	images  imagesapi.ImagesClient
-	leases  leases.Manager
+	name      string
+	content   content.Store
+	images    imagesapi.ImagesClient
+	leases    leases.Manager
+	snapshots snapshotsapi.SnapshotsClient
 
 	containers containersapi.ContainersClient
 	tasks      tasksapi.TasksClient
@@ -63,10 +65,11 @@ type Namespace struct {
 // Namespace returns the namespace of that name, which must be a valid one. It asks nothing yet.
 func (c *Client) Namespace(name string) *Namespace {
 	return &Namespace{
-		name:    name,
-		content: contentproxy.NewContentStore(c.conn),
-		images:  imagesapi.NewImagesClient(c.conn),
-		leases:  leasesproxy.NewLeaseManager(leasesapi.NewLeasesClient(c.conn)),
+		name:      name,
+		content:   contentproxy.NewContentStore(c.conn),
+		images:    imagesapi.NewImagesClient(c.conn),
+		leases:    leasesproxy.NewLeaseManager(leasesapi.NewLeasesClient(c.conn)),
+		snapshots: snapshotsapi.NewSnapshotsClient(c.conn),
 
 		containers: containersapi.NewContainersClient(c.conn),
 		tasks:      tasksapi.NewTasksClient(c.conn),

@@ -88,12 +88,7 @@ func (w *Writer) PutManifest(ctx context.Context, d v1.Descriptor, raw io.Reader
 		return nil
 	}
 	// One that was there already may have been written by somebody who had less of it.
-	var fields []string
-	for key := range labels {
-		fields = append(fields, "labels."+key)
-	}
-	_, err := w.content.Update(w.leased(ctx), content.Info{Digest: d.Digest, Labels: labels}, fields...)
-	return w.failed(err, "label blob %s", d.Digest)
+	return w.label(ctx, d.Digest, labels)
 }
 
 func (w *Writer) put(ctx context.Context, d v1.Descriptor, r io.Reader, labels map[string]string) error {
@@ -188,10 +183,12 @@ func (w *Writer) Name(ctx context.Context, name string, d v1.Descriptor) error {
 
 // Release ends the lease: what no image record holds on to goes with containerd's next collection. It waits for
 // containerd even if ctx has ended, but not long.
-func (w *Writer) Release(ctx context.Context) error {
+func (w *Writer) Release(ctx context.Context) error { return w.end(ctx) }
+
+func (w *Writer) end(ctx context.Context, how ...leases.DeleteOpt) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTime)
 	defer cancel()
-	err := w.leases.Delete(w.with(ctx), w.lease)
+	err := w.leases.Delete(w.with(ctx), w.lease, how...)
 	if errdefs.IsNotFound(err) {
 		return nil
 	}

@@ -32,7 +32,10 @@ disabled_plugins = ['io.containerd.grpc.v1.cri', 'io.containerd.cri.v1.images', 
   platform = 'linux'
   snapshotter = 'tocsin'
   differ = 'walking'
-  layer_types = ['application/vnd.containers.zstd-chunked-sentinel']
+`
+
+// layerTypes ends the last unpack_config.
+const layerTypes = `  layer_types = ['application/vnd.containers.zstd-chunked-sentinel']
 `
 
 // serveConfig of `tocsin serve`; flags say the same, so that either may be changed by a test.
@@ -56,6 +59,9 @@ func (m *Machine) ServeSocket() string { return m.path("tocsin.sock") }
 
 func (m *Machine) startContainerd() error {
 	config := fmt.Sprintf(containerdConfig, m.Dir, m.containerdSocket(), m.ServeSocket(), m.Root())
+	if !m.options.NoLayerTypes {
+		config += layerTypes
+	}
 	if err := os.WriteFile(m.path("containerd.toml"), []byte(config), 0o600); err != nil {
 		return err
 	}
