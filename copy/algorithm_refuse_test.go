@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/tocsin/tocsin/integration/front"
 	"github.com/tocsin/tocsin/manifest"
@@ -236,5 +237,41 @@ func TestAlgorithmExpected(t *testing.T) {
 	_, err := w.try(src, w.layout("c")+":x", &Options{Digests: must(t, digest.SHA512), Push: Pushing{Expect: w.situation(src).top.digest}})
 	if !errors.Is(err, ErrExpect) {
 		t.Errorf("the digest that it had: %v", err)
+	}
+}
+
+// A list that would be another one than was expected is refused before any of its manifests is written, whatever edits
+// it.
+func TestExpectedList(t *testing.T) { // D1
+	w := newWorld(t, 4)
+	if err := w.env.Registry.Repo(w.host, "asked").HoldsDigests(t.Context(), digest.SHA512); err != nil { // and not again
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		src string
+		o   Options
+	}{
+		"kept":       {w.multi(algoGzip), Options{}},
+		"encoded":    {w.multi(algoGzip), Options{Compress: Compression{Algorithm: algoZstd}}},
+		"variants":   {w.multi(algoGzip), Options{Compress: Compression{Algorithm: algoChunked}}},
+		"nested":     {w.nest(), Options{Compress: Compression{Algorithm: algoZstd}}},
+		"renamed":    {w.nest(), Options{Digests: must(t, digest.SHA512)}},
+		"both":       {w.multi(algoGzip), Options{Compress: Compression{Algorithm: algoChunked}, Digests: must(t, digest.SHA512)}},
+		"wrapped":    {w.build("one").name(w.build("one").image("linux/amd64", algoGzip, small(t)...), "x"), Options{Compress: Compression{Algorithm: algoChunked}, Sentinel: "hidden"}},
+		"reinvented": {w.multi(algoGzip), Options{Format: "docker", Select: Select{Platforms: []v1.Platform{plat(t, "linux/amd64")}, Strip: true}}},
+	} {
+		want := w.copy(c.src, w.layout("want-"+name)+":x", &c.o).Digest
+		c.o.Push.Expect = digest.FromString("something else")
+		w.front.Forget()
+		if _, err := w.try(c.src, w.docker(name+":1"), &c.o); !errors.Is(err, ErrExpect) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if n := w.front.Count("PUT", "/manifests/"); n != 0 {
+			t.Errorf("%s: %d manifests", name, n)
+		}
+		c.o.Push.Expect = want
+		if res := w.copy(c.src, w.docker(name+":1"), &c.o); res.Digest != want {
+			t.Errorf("%s: %s, want %s", name, res.Digest, want)
+		}
 	}
 }

@@ -16,15 +16,25 @@ import (
 // manifests writes the instances of one list by their digests, and the lists in it after what they list. What was taken
 // in another form only is that from here on.
 func (r *runner) manifests(ctx context.Context, images []imagePlan, out []written, p *copyPlan) error {
+	return settleLists(ctx, images, out, p.layout, func(ctx context.Context, doc document, forms []string) (document, error) {
+		return r.place(ctx, doc, forms, p)
+	})
+}
+
+// placing does something with one instance's manifest and says what it is from then on.
+type placing func(ctx context.Context, doc document, forms []string) (document, error)
+
+// settleLists places the manifests of one list, and those of the lists in it before them.
+func settleLists(ctx context.Context, images []imagePlan, out []written, layout manifest.Layout, place placing) error {
 	return forEach(ctx, len(images), func(ctx context.Context, i int) (err error) {
 		ip, w := images[i], &out[i]
 		if ip.list != nil && !ip.skipped && ip.plain {
-			if err := r.manifests(ctx, ip.children, w.children, p); err != nil {
+			if err := settleLists(ctx, ip.children, w.children, layout, place); err != nil {
 				return err
 			}
 			doc := ip.doc
 			if ip.changed() || renamed(ip.children, w.children) {
-				if doc, err = list(ip.list, ip.forms[0], ip.children, w.children, p.layout); err != nil {
+				if doc, err = list(ip.list, ip.forms[0], ip.children, w.children, layout); err != nil {
 					return err
 				}
 				doc = doc.unless(ip.doc)
@@ -39,12 +49,53 @@ func (r *runner) manifests(ctx context.Context, images []imagePlan, out []writte
 			if doc == w.plain {
 				forms = w.forms
 			}
-			if *doc, err = r.place(ctx, *doc, forms, p); err != nil {
+			if *doc, err = place(ctx, *doc, forms); err != nil {
 				return fmt.Errorf("instance %s: %w", ip.desc.Digest, err)
 			}
 		}
 		return nil
 	})
+}
+
+// foretell refuses a list that would not be the expected one, before any of its instances is written. A place that then
+// takes an instance only in another form makes it another list, which commit refuses.
+func (r *runner) foretell(ctx context.Context, s situation, p *copyPlan, out []written) error {
+	if r.options.Push.Expect == "" {
+		return nil
+	}
+	out = cloned(out)
+	err := settleLists(ctx, p.images, out, p.layout, func(_ context.Context, doc document, _ []string) (document, error) {
+		_, err := documentAt(r.to, doc) // what names it has to know
+		return doc, err
+	})
+	if err != nil {
+		return err
+	}
+	top, err := assemble(s, p, out)
+	if err == nil {
+		top, err = documentAt(r.to, top)
+	}
+	if err != nil {
+		return err
+	}
+	return r.options.expected(top)
+}
+
+// cloned are entries whose documents may be changed without these.
+func cloned(out []written) []written {
+	out = slices.Clone(out)
+	for i, w := range out {
+		out[i].children = cloned(w.children)
+		if w.plain != nil {
+			doc := *w.plain
+			out[i].plain = &doc
+		}
+		if w.variant != nil {
+			doc := *w.variant
+			out[i].variant = &doc
+		}
+	}
+	return out
 }
 
 // place writes one instance's manifest and its signatures, once however often it is listed.

@@ -58,8 +58,8 @@ type Pushing struct {
 	Recipe string
 	// Tars compares every layer that is copied as it is with its diffID too, not only with its digest.
 	Tars bool
-	// Expect, if not "", is the digest that the outcome must have: ErrExpect before the top-level manifest is written,
-	// and if nothing is to be changed before a blob moves, when it has another one.
+	// Expect, if not "", is the digest that the outcome must have: when it has another one, ErrExpect before any manifest
+	// is written, and if nothing is to be changed before a blob moves.
 	Expect digest.Digest
 }
 

@@ -108,6 +108,8 @@ func (r *runner) run(ctx context.Context, s situation, p *copyPlan) (*Result, er
 	forms := p.forms
 	if alone {
 		forms = out[0].forms
+	} else if err := r.foretell(ctx, s, p, out); err != nil {
+		return nil, err
 	} else if err := r.manifests(ctx, p.images, out, p); err != nil {
 		return nil, err
 	}
