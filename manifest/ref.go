@@ -377,10 +377,3 @@ func (r Ref) Reference() string {
 	}
 	return r.Tag
 }
-
-// WithDigest returns the same place addressed by digest, without tag, name
-// or index.
-func (r Ref) WithDigest(d digest.Digest) Ref {
-	r.Tag, r.Name, r.Index, r.ID, r.Digest = "", "", -1, "", d
-	return r
-}

@@ -49,25 +49,25 @@ func failures() []failure {
 		{errUsage, exitUsage, "see tocsin COMMAND --help"},
 		{copy.ErrUsage, exitUsage, ""},
 		{policy.ErrRejected, exitVerify, "tocsin verify says what the policy thinks of each image, and how many signatures it found"},
-		{policy.ErrBadSignature, exitVerify, ""},
-		{policy.ErrNoKey, exitUsage, ""},
+		{policy.ErrBadSignature, exitVerify, "who made the signature did not sign this image; the policy's keys may be others than the signer's"},
+		{policy.ErrNoKey, exitUsage, "the key, or its passphrase, is not what the flag or the policy says"},
 		{manifest.ErrDigestMismatch, exitVerify, "the bytes are not the ones that were named; nothing of them was kept"},
 		{chunked.ErrDigestMismatch, exitVerify, "the bytes are not the ones that were named; nothing of them was kept"},
 		{copy.ErrDiffID, exitVerify, "the layer is not the one that the image's configuration describes; do not run this image"},
 		{fill.ErrDiffID, exitVerify, "the layer is not the one that the image's configuration describes; do not run this image"},
 		{manifest.ErrSentinel, exitVerify, "the image claims to be a sentinel variant and is not a valid one"},
-		{chunked.ErrMalformed, exitVerify, ""},
-		{manifest.ErrMalformed, exitVerify, ""},
-		{copy.ErrExpect, exitVerify, ""},
-		{errFindings, exitVerify, ""},
+		{chunked.ErrMalformed, exitVerify, damaged},
+		{manifest.ErrMalformed, exitVerify, damaged},
+		{copy.ErrExpect, exitVerify, "nothing got that name; tocsin digest and tocsin inspect say what the image is"},
+		{errFindings, exitVerify, "tocsin check --repair removes what can be fetched again"},
 		{copy.ErrNoRecipe, exitPreserve, "--recipe gzip.v1 or --uncompressed says it; the image ID and the diffIDs are the same either way"},
 		{copy.ErrPreserve, exitPreserve, "ask for the change (--compress, --platform), drop --preserve-digests, or for an image of the store pull it again with --keep-blobs"},
 		{registry.ErrAuth, exitAuth, "log in with tocsin login (docker login and podman login do too)"},
 		{registry.ErrRetriesExhausted, exitRetries, "the registry kept failing; try again later"},
 		{registry.ErrNoRanges, exitOther, "this registry serves no byte ranges, so a sentinel variant cannot be read from it; copy the plain instance"},
 		{containerd.ErrSnapshotter, exitOther, "tocsin serve has to run, and containerd to know it as a proxy plugin of that name; its log says why a layer was refused"},
-		{registry.ErrNotFound, exitNotFound, ""},
-		{manifest.ErrNotFound, exitNotFound, ""},
+		{registry.ErrNotFound, exitNotFound, "tocsin ls REPOSITORY lists tags; to who may not read a repository some registries answer the same"},
+		{manifest.ErrNotFound, exitNotFound, "--platform takes one of those that the list has; local is this machine's"},
 		{store.ErrNotFound, exitNotFound, "tocsin images lists what is there"},
 		{store.ErrAmbiguous, exitUsage, "say more of the image ID"},
 		{store.ErrInUse, exitOther, "tocsin umount takes the mount away"},
@@ -77,6 +77,9 @@ func failures() []failure {
 		{copy.ErrNotFound, exitNotFound, ""},
 	}
 }
+
+// damaged is said of bytes that are no image by the rules.
+const damaged = "this is damaged, or not what it was taken for; nothing of it was kept"
 
 func exitCode(ctx context.Context, err error) int {
 	if ctx.Err() != nil {

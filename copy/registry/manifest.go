@@ -63,28 +63,6 @@ func (r *Repo) ManifestNamed(ctx context.Context, ref string) (raw []byte, media
 	return raw, mediaType, said, nil
 }
 
-// ManifestDigest returns digest, media type and size of a manifest without its bytes, where the registry can say so;
-// else it reads them. What a registry says of a tag is its word: only Manifest by that digest proves it.
-func (r *Repo) ManifestDigest(ctx context.Context, ref string) (digest.Digest, string, int64, error) {
-	want, err := checkRef(ref)
-	if err != nil {
-		return "", "", 0, err
-	}
-	c := &call{method: http.MethodHead, path: "manifests/" + ref, header: http.Header{"Accept": {acceptManifests}}, need: resolveNeed(want),
-		scopes: sortedScopes(pullScope(r.name)), take: func(status int) bool { return status == http.StatusMethodNotAllowed }}
-	resp, err := r.do(ctx, c)
-	if err != nil {
-		return "", "", 0, err
-	}
-	resp.Body.Close()
-	said := digest.Digest(resp.Header.Get("Docker-Content-Digest"))
-	if resp.StatusCode == http.StatusOK && manifest.ValidDigest(said) == nil && resp.ContentLength > 0 && (want == "" || said == want) {
-		return said, mediaTypeOf(resp.Header), resp.ContentLength, nil
-	}
-	raw, mediaType, name, err := r.ManifestNamed(ctx, ref)
-	return name, mediaType, int64(len(raw)), err
-}
-
 // PutManifest writes a manifest under a tag or its digest, after what it refers to. nil means that the registry has
 // stored these bytes; if it says that they have another digest the error is manifest.ErrDigestMismatch. A registry
 // that does not take this form of manifest is ErrRejected.

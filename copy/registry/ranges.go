@@ -36,16 +36,7 @@ func (r *Repo) ReadRanges(ctx context.Context, d digest.Digest, size int64, rang
 	return r.Ranged(d, size).ReadRanges(ctx, ranges, fn)
 }
 
-// RangeSupport returns what is known about the registry's ranges from earlier requests, without asking. The answer is
-// that of the server that answered last.
-func (r *Repo) RangeSupport() Support {
-	single, _, err := r.rangeSupport()
-	if err != nil {
-		return Unknown
-	}
-	return single
-}
-
+// rangeSupport is what is known of ranges from earlier requests, without asking, of the server that answered last.
 func (r *Repo) rangeSupport() (single, multi Support, err error) {
 	r.mu.Lock()
 	e := r.served

@@ -100,7 +100,7 @@ func TestReadRangesUnderMisbehaviour(t *testing.T) {
 				t.Errorf("err %v, want %v", err, c.want)
 			}
 			b.wantLog(t, c.log...)
-			if got := b.r.RangeSupport(); got != c.know {
+			if got, _, err := b.r.rangeSupport(); err != nil || got != c.know {
 				t.Errorf("known: %v, want %v", got, c.know)
 			}
 		})

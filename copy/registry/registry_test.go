@@ -234,16 +234,6 @@ func TestManifest(t *testing.T) {
 			t.Errorf("%s: %q %q %v", c.ref, got, mt, err)
 		}
 	}
-	dg, mt, size, err := b.r.ManifestDigest(ctx, "latest")
-	if err != nil || dg.String() != d || mt != v1.MediaTypeImageManifest || size != int64(len(raw)) {
-		t.Errorf("digest %s %s %d %v", dg, mt, size, err)
-	}
-	b.front.Forget()
-	b.front.Add(front.Rule{Method: "HEAD", Do: front.Status(405, "UNSUPPORTED")})
-	if dg, _, _, err := b.r.ManifestDigest(ctx, "latest"); err != nil || dg.String() != d {
-		t.Errorf("digest without HEAD: %s %v", dg, err)
-	}
-	b.wantLog(t, "HEAD Method Not Allowed", "GET OK")
 }
 
 func TestManifestLimitsAndBreaks(t *testing.T) {
