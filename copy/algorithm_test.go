@@ -1,6 +1,7 @@
 package copy
 
 import (
+	"archive/tar"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -299,4 +301,40 @@ func TestAlgorithmChain(t *testing.T) { // D1, D20, D21, D25, L23, L24, L25
 func (w *world) hidden() string {
 	w.copy(w.multi(algoGzip), w.layout("hidden")+":x", &Options{Compress: Compression{Algorithm: algoChunked}, Sentinel: "hidden"})
 	return w.layout("hidden") + ":x"
+}
+
+// Several images in one archive, in sha512: blobs that they share are in it once.
+func TestAlgorithmSave(t *testing.T) { // D1, L24
+	w := newWorld(t, 4)
+	single, tars := w.single()
+	b := w.build("second")
+	second := b.name(b.image("linux/arm64", algoGzip, tars...), "y")
+	to := Saved{Path: filepath.Join(w.dir, "s.tar"), Transport: manifest.OCIArchive}
+	refs := []manifest.Ref{w.ref(single), w.ref(second)}
+	results, err := Save(t.Context(), w.env, to, refs, &Options{Digests: must(t, digest.SHA512)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, res := range results {
+		w.scan("oci-archive:"+to.Path+":@"+strconv.Itoa(i), digest.SHA512)
+		if got := w.situation("oci-archive:" + to.Path + ":@" + strconv.Itoa(i)).top.digest; got != res.Digest {
+			t.Errorf("%s, said %s", got, res.Digest)
+		}
+	}
+	f, err := os.Open(to.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	seen := make(map[string]bool)
+	for r := tar.NewReader(f); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil || seen[h.Name] {
+			t.Fatalf("%+v twice, or %v", h, err)
+		}
+		seen[h.Name] = true
+	}
 }

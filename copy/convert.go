@@ -136,7 +136,8 @@ func (r *runner) offer(ctx context.Context, doc document, forms []string, put fu
 			continue
 		}
 		if err = put(ctx, other); err == nil {
-			r.note("%s was refused as %s, so it was written as %s, and its digest is %s", doc.digest, doc.mediaType, form, other.digest)
+			r.note("%s was refused as %s, so it was written as %s, and its digest is %s",
+				digestAt(r.to, doc.digest), doc.mediaType, form, digestAt(r.to, other.digest))
 			return other, nil
 		}
 		said = fmt.Errorf("%w; as %s: %w", said, form, err)

@@ -131,7 +131,7 @@ func (r *runner) run(ctx context.Context, s situation, p *copyPlan) (*Result, er
 		return nil, err
 	}
 	if n := remade(p.images, s); n > 0 && top.digest != s.top.digest {
-		r.note("layers that the store has only as files were made anew (%d), so the digest is %s and not %s", n, top.digest, s.top.digest)
+		r.note("layers that the store has only as files were made anew (%d), so the digest is %s and not %s", n, digestAt(r.to, top.digest), s.top.digest)
 	}
 	return &Result{Digest: top.digest, MediaType: top.mediaType, Instances: len(leaves(p.images)), Notes: append(p.notes, r.notes...)}, nil
 }

@@ -240,6 +240,7 @@ func newSave(a *app) *cobra.Command {
 	a.limits.flags(f)
 	c.where(f, "", "save one platform's image: OS/ARCH[/VARIANT] or local (default local in the docker form, the whole list in the oci form)")
 	f.StringVar(&c.compress, "compress", "", "oci form: encode layers with gzip, zstd, zstd:chunked or none, with :LEVEL")
+	c.digests.flags(f)
 	return cmd
 }
 
@@ -256,6 +257,7 @@ func (a *app) save(cmd *cobra.Command, to copy.Saved, refs []manifest.Ref, c cop
 	if err != nil {
 		return err
 	}
+	done = a.withPairs(env, o, done)
 	defer closing(&err, done)
 	if err := a.trust(env, c.trust, refs...); err != nil {
 		return err

@@ -45,6 +45,7 @@ func newSync(a *app) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&c.platform, "platform", "", "copy one platform's images instead of whole lists: OS/ARCH[/VARIANT] or local")
 	f.BoolVar(&c.preserve, "preserve-digests", false, "fail rather than change a digest")
+	c.digests.flags(f)
 	f.BoolVar(&c.dryRun, "dry-run", false, "print what would be copied where")
 	f.BoolVar(&c.keepGoing, "keep-going", false, "go on with the other images when one fails, and fail at the end")
 	f.BoolVar(&c.scoped, "scoped", false, "keep the registry and whole repository in the names at DEST")
@@ -144,6 +145,10 @@ func (a *app) sync(cmd *cobra.Command, p syncPlan, c syncFlags) (err error) {
 	if jobs, err = distinct(jobs); err != nil {
 		return err
 	}
+	wish, err := c.digests.wish()
+	if err != nil {
+		return err
+	}
 	bars, err := newProgress(os.Stderr, c.progress)
 	if err != nil {
 		return err
@@ -153,8 +158,9 @@ func (a *app) sync(cmd *cobra.Command, p syncPlan, c syncFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	defer closing(&err, done)
 	env.Registry = client
+	done = a.withPairs(env, &copy.Options{Digests: wish}, done)
+	defer closing(&err, done)
 	var sources []manifest.Ref
 	for _, j := range jobs {
 		sources = append(sources, j.src)
