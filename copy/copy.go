@@ -59,6 +59,9 @@ func copyFrom(ctx context.Context, env *Env, judge *judged, dst manifest.Ref, o 
 			return nil, err
 		}
 	}
+	if _, fromStore := from.(*storeSource); o.DownloadForeign && !fromStore {
+		from = newWithForeign(env, from)
+	}
 	if s.toStore {
 		if err := o.expected(s.top); err != nil {
 			return nil, err

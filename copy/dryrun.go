@@ -18,11 +18,12 @@ import (
 
 // The things that a DryRunBlob's Action says.
 const (
-	ActionHave   = "have"   // the destination has it
-	ActionMount  = "mount"  // the registry is asked to take it from another repository of its own, and is sent it if it refuses
-	ActionCopy   = "copy"   // as it is
-	ActionEncode = "encode" // a layer made anew
-	ActionUnpack = "unpack" // a layer taken apart into the store
+	ActionHave      = "have"      // the destination has it
+	ActionMount     = "mount"     // the registry is asked to take it from another repository of its own, and is sent it if it refuses
+	ActionCopy      = "copy"      // as it is
+	ActionEncode    = "encode"    // a layer made anew
+	ActionElsewhere = "elsewhere" // a foreign layer, of which only the descriptor goes
+	ActionUnpack    = "unpack"    // a layer taken apart into the store
 )
 
 // DryRunResult is what a copy would do. Its JSON form has these fields.
@@ -268,8 +269,10 @@ func (d describer) instance(ip imagePlan) DryRunInstance {
 		out.Edit = "it is added a second time, in " + ip.compress.Algorithm
 	case ip.retar && !slices.Contains(ip.encode, true):
 		out.Edit = "diff_ids are of another algorithm"
-	case ip.edited():
+	case ip.remade():
 		out.Edit = "layers are made anew"
+	case ip.download:
+		out.Edit = "foreign layers are fetched, and become ordinary ones"
 	}
 	if ip.converted() {
 		out.Edit = strings.TrimPrefix(out.Edit+", and it is written as "+ip.forms[0], ", and ")
@@ -293,6 +296,8 @@ func (d describer) instance(ip imagePlan) DryRunInstance {
 		switch {
 		case layer && ip.encode[i-1]:
 			b.Action, b.Reason = ActionEncode, d.encodeReason(c, ip.compress.Algorithm)
+		case layer && isElsewhere(c.Descriptor) && !ip.download && !d.s.toStore && ip.compress.Algorithm == "":
+			b.Action = ActionElsewhere
 		case d.naming.renames(c.Digest):
 			b.Action, b.Reason = ActionCopy, "under its digest in "+d.naming.alg.String()
 		case layer && d.s.toStore && b.Action == ActionCopy:

@@ -1,6 +1,11 @@
 package copy
 
-import "errors"
+import (
+	"errors"
+
+	"github.com/tocsin/tocsin/copy/registry"
+	"github.com/tocsin/tocsin/store"
+)
 
 // The ways in which a copy ends that the command line tells apart.
 var (
@@ -18,3 +23,8 @@ var (
 	// ErrExpect: the digest is another one than was expected.
 	ErrExpect = errors.New("not the expected digest")
 )
+
+// notThere says that a place does not have something, in any place's words.
+func notThere(err error) bool {
+	return errors.Is(err, ErrNotFound) || errors.Is(err, registry.ErrNotFound) || errors.Is(err, store.ErrNotFound)
+}

@@ -2,11 +2,18 @@ package copy
 
 import (
 	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/tocsin/tocsin/copy/registry"
 	"github.com/tocsin/tocsin/manifest"
 )
 
@@ -45,6 +52,84 @@ func TestForeignLayer(t *testing.T) {
 		t.Errorf("%+v", l)
 	}
 	w.checkTars(w.docker("c:1"), tars)
+}
+
+// rule 46, rule 70, L17: on request a foreign layer comes from its URLs, is compared with its digest, and is an ordinary
+// layer from then on.
+func TestDownloadForeign(t *testing.T) {
+	w := newWorld(t, 2)
+	b := w.build("a")
+	tars := small(t)
+	d := b.image("linux/amd64", algoGzip, tars...)
+	var m v1.Manifest
+	if err := json.Unmarshal(w.manifestOf(b.name(d, "right"), d), &m); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(b.dir, "blobs/sha256", m.Layers[0].Digest.Encoded())
+	blob, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
+		if req.Header.Get("Authorization") != "" {
+			t.Error("credentials were sent")
+		}
+		switch req.URL.Path {
+		case "/right":
+			_, _ = rw.Write(blob)
+		case "/wrong":
+			_, _ = rw.Write(append([]byte("x"), blob[1:]...))
+		case "/moved":
+			http.Redirect(rw, req, "/right", http.StatusFound)
+		default:
+			http.NotFound(rw, req)
+		}
+	}))
+	defer web.Close()
+	m.Layers[0].MediaType = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	foreign := func(urls ...string) (there, here string) {
+		m.Layers[0].URLs = urls
+		name := digest.FromString(strings.Join(urls, " ")).Encoded()[:8]
+		here = b.name(b.json(v1.MediaTypeImageManifest, m), name)
+		w.copy(here, w.docker(name+":1"), nil)
+		return w.docker(name + ":1"), here
+	}
+	with := &Options{DownloadForeign: true}
+	right, local := foreign(web.URL+"/nothing", web.URL+"/moved")
+	dry, err := DryRun(t.Context(), w.env, w.ref(right), w.ref(w.docker("x:1")), nil)
+	if err != nil || dry.Instances[0].Blobs[1].Action != ActionElsewhere {
+		t.Errorf("%+v, %v", dry, err)
+	}
+	for _, dst := range []string{w.docker("to/a:1"), w.layout("to") + ":x", "docker-archive:" + t.TempDir() + "/x.tar"} {
+		w.copy(right, dst, with)
+		if l := w.situation(dst).instances[0].image.Layers[0]; l.URLs != nil || manifest.IsForeign(l.MediaType) {
+			t.Errorf("%s: %+v", dst, l.Descriptor)
+		}
+		w.checkTars(dst, tars)
+	}
+	w.copy(right, "store:to", with) // which keeps manifests as they came
+	if s := w.situation("store:to"); !manifest.IsForeign(s.instances[0].image.Layers[0].MediaType) {
+		t.Errorf("%+v", s.instances[0].image.Layers[0])
+	}
+	wrong, _ := foreign(web.URL + "/wrong")
+	gone, _ := foreign(web.URL + "/nothing")
+	for i, c := range []struct {
+		src  string
+		o    *Options
+		want error
+	}{
+		{wrong, with, manifest.ErrDigestMismatch},
+		{gone, with, registry.ErrNotFound},
+		{right, &Options{DownloadForeign: true, Preserve: true}, ErrPreserve},
+		{local, with, registry.ErrBadAnswer}, // a layout may not lead to this machine's network
+	} {
+		if _, err := w.try(c.src, w.layout("no")+":x", c.o); !errors.Is(err, c.want) {
+			t.Errorf("%d: %v, want %v", i, err, c.want)
+		}
+	}
 }
 
 // rule 2: one image of a list is written under the reference itself, and nothing by its digest.

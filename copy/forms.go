@@ -153,6 +153,8 @@ func layerTypes(p imagePlan) (out []string) {
 		case p.strip && l.Binding == manifest.BindSentinel:
 		case i < len(p.encode) && p.encode[i]:
 			out = append(out, layerMediaType(p.compress.Algorithm))
+		case p.download && isElsewhere(l.Descriptor):
+			out = append(out, manifest.Distributable(l.MediaType))
 		default:
 			out = append(out, l.MediaType)
 		}

@@ -182,8 +182,8 @@ func (g *gatherer) nested(ctx context.Context, d v1.Descriptor, depth int) (docu
 
 // broken notes why an entry cannot be described. Any other entry can, and the reason is no failure to ask for it.
 func (g *gatherer) broken(in *instance, err error) bool {
-	reasons := []error{ErrNotFound, manifest.ErrDigestMismatch, manifest.ErrMalformed, manifest.ErrSentinel, manifest.ErrUnsupported}
-	if !g.lenient || !slices.ContainsFunc(reasons, func(r error) bool { return errors.Is(err, r) }) {
+	reasons := []error{manifest.ErrDigestMismatch, manifest.ErrMalformed, manifest.ErrSentinel, manifest.ErrUnsupported}
+	if !g.lenient || !notThere(err) && !slices.ContainsFunc(reasons, func(r error) bool { return errors.Is(err, r) }) {
 		return false
 	}
 	in.skipped, in.why = true, err

@@ -38,6 +38,9 @@ type Options struct {
 	Push Pushing
 	// Signatures says what becomes of signatures and referrers, and who makes new ones.
 	Signatures Signing
+	// DownloadForeign fetches foreign layers, which the source need not have, from the URLs that their manifests name, and
+	// makes them ordinary layers. False leaves them where they are and copies their descriptors.
+	DownloadForeign bool
 	// KeepBlobs keeps the layer blobs in the store too, besides the files in them, so that the image can be copied out
 	// of it without a change. Without it only artifacts keep theirs.
 	KeepBlobs bool

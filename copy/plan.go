@@ -42,6 +42,7 @@ type instance struct {
 	schema1  *manifest.Schema1 // not nil: a manifest of schema 1, which is copied as it is
 	skipped  bool              // not copied
 	absent   bool              // skipped because the source, which may hold a part of a list only, does not have all of it
+	download bool              // its foreign layers go with their bytes, as ordinary ones
 	why      error             // skipped because of this, which only who describes it takes
 }
 
@@ -93,7 +94,10 @@ type imagePlan struct {
 }
 
 // edited says that the image gets another manifest.
-func (p imagePlan) edited() bool { return p.strip || p.retar || slices.Contains(p.encode, true) }
+func (p imagePlan) edited() bool { return p.remade() || p.download }
+
+// remade says that something in the image is made anew.
+func (p imagePlan) remade() bool { return p.strip || p.retar || slices.Contains(p.encode, true) }
 
 // changed says that the list that has this entry will have another one.
 func (p imagePlan) changed() bool {

@@ -119,6 +119,7 @@ func (pl *planner) image(in instance, lv *level) (imagePlan, error) {
 	for _, l := range in.image.Layers {
 		encode := encodeLayer(l, pl.o.Compress, pl.have(l)) || pl.recodes(&p, l)
 		p.encode = append(p.encode, encode)
+		p.download = p.download || pl.o.DownloadForeign && !pl.s.toStore && !encode && isElsewhere(l.Descriptor)
 		chunkable = chunkable && (encode || l.Provable())
 	}
 	if err := pl.canEncode(p); err != nil || pl.layout == "" {
@@ -167,7 +168,7 @@ func encodeLayer(l manifest.Layer, c Compression, haveBlob bool) bool {
 }
 
 func (pl *planner) canEncode(p imagePlan) error {
-	if !p.edited() || pl.s.encoded || pl.o.Compress.Algorithm != "" {
+	if !p.remade() || pl.s.encoded || pl.o.Compress.Algorithm != "" {
 		return nil
 	}
 	if pl.s.toStore {

@@ -60,7 +60,11 @@ type placedKey struct {
 }
 
 func newRunner(env *Env, from source, to destination, o *Options) *runner {
-	src, ok := from.(*docker)
+	named := from
+	if f, wrapped := from.(*withForeign); wrapped {
+		named = f.source
+	}
+	src, ok := named.(*docker)
 	if dst, isDocker := to.(*docker); ok && isDocker {
 		dst.mountFrom(src)
 	}
@@ -253,6 +257,8 @@ func (r *runner) layers(ctx context.Context, ip imagePlan) ([]v1.Descriptor, err
 		switch {
 		case ip.encode[i]:
 			out[i], err = r.encode(ctx, l, ip.compress)
+		case ip.download && isElsewhere(l.Descriptor):
+			out[i], err = fetched(l.Descriptor), r.layer(ctx, l)
 		case ip.compress.Algorithm == "" && isElsewhere(l.Descriptor):
 			out[i] = l.Descriptor
 		default:
@@ -266,10 +272,6 @@ func (r *runner) layers(ctx context.Context, ip imagePlan) ([]v1.Descriptor, err
 		return err
 	})
 }
-
-// isElsewhere says that a layer is a foreign one whose bytes are at its URLs. Every place that keeps layers as they are
-// takes such a descriptor without them (rule 46). Made anew, or taken into the store, it is a layer as any other.
-func isElsewhere(d v1.Descriptor) bool { return manifest.IsForeign(d.MediaType) && len(d.URLs) > 0 }
 
 // sniffed is the descriptor of a layer whose blob went as it is. How a blob begins beats what its media type says (rules
 // 41 and 43): where the manifest changes the type is corrected, where another compression was asked for it is made, and

@@ -64,6 +64,24 @@ func IsForeign(mediaType string) bool {
 	return false
 }
 
+// Distributable returns the type of an ordinary layer with the same bytes for
+// the type of a foreign one, and any other type unchanged.
+func Distributable(mediaType string) string {
+	switch mediaType {
+	case ociNondistributable:
+		return v1.MediaTypeImageLayer
+	case ociNondistributableG:
+		return v1.MediaTypeImageLayerGzip
+	case ociNondistributableZ:
+		return v1.MediaTypeImageLayerZstd
+	case dockerForeign:
+		return dockerLayer
+	case dockerForeignGzip:
+		return dockerLayerGzip
+	}
+	return mediaType
+}
+
 // IsList reports whether mediaType is an OCI index or a Docker manifest list.
 func IsList(mediaType string) bool {
 	return mediaType == v1.MediaTypeImageIndex || mediaType == DockerList

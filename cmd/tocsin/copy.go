@@ -31,7 +31,7 @@ type encodeFlags struct {
 	compress, format, sentinel string
 	add                        []string
 	preserve, keepBlobs        bool
-	recompress                 bool
+	recompress, foreign        bool
 	digests                    algorithmFlags
 }
 
@@ -46,6 +46,7 @@ func (c *copyFlags) where(f *pflag.FlagSet, platform, usage string) {
 	c.selection.flags(f, platform)
 	c.trust.flags(f)
 	c.signatures.carried(f)
+	f.BoolVar(&c.foreign, "download-foreign", false, "fetch layers of non-distributable types from the URLs in their manifests, and make them ordinary ones")
 }
 
 // intoStore adds the flags of commands that copy into the store.
@@ -54,7 +55,7 @@ func (c *copyFlags) intoStore(f *pflag.FlagSet) {
 }
 
 func (c *copyFlags) options(dst manifest.Ref) (o *copy.Options, err error) {
-	o = &copy.Options{Sentinel: c.sentinel, Preserve: c.preserve, KeepBlobs: c.keepBlobs}
+	o = &copy.Options{Sentinel: c.sentinel, Preserve: c.preserve, KeepBlobs: c.keepBlobs, DownloadForeign: c.foreign}
 	if err := c.selection.apply(c.platform, o); err != nil {
 		return nil, err
 	}
