@@ -67,7 +67,7 @@ func TestHostileDigests(t *testing.T) { // D24
 func TestDigestKept(t *testing.T) { // D25
 	w := newWorld(t, 2)
 	src, _ := w.single()
-	w.copy(src, "store:kept:1", &Options{KeepBlobs: true})
+	w.copy(src, "store:kept:1", &Options{Layers: Layers{KeepBlobs: true}})
 	if res := w.copy("store:kept:1", w.layout("out")+":x", nil); res.Digest != w.situation(src).top.digest {
 		t.Errorf("out of the store: %s", res.Digest)
 	}

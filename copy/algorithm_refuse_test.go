@@ -184,7 +184,7 @@ func TestAlgorithmRoundTrip(t *testing.T) { // D1, D21, D22, rule 16, rule 58, L
 	dir := "dir:" + filepath.Join(w.dir, "d")
 	steps := []string{w.docker("start:1"), dir, "store:kept:1", w.docker("end:1")}
 	for i := 1; i < len(steps); i++ {
-		res := w.copy(steps[i-1], steps[i], &Options{KeepBlobs: strings.HasPrefix(steps[i], "store:"), Preserve: true})
+		res := w.copy(steps[i-1], steps[i], &Options{Layers: Layers{KeepBlobs: strings.HasPrefix(steps[i], "store:")}, Preserve: true})
 		if res.Digest != start.Digest || !bytes.Equal(w.raw(steps[i]), want) {
 			t.Errorf("%s: %s, not %s", steps[i], res.Digest, start.Digest)
 		}

@@ -285,7 +285,7 @@ func TestAlgorithmChain(t *testing.T) { // D1, D20, D21, D25, L23, L24, L25
 		want := w.raw(w.docker(name + ":1"))
 		steps := []string{w.docker(name + ":1"), w.layout("o-"+name) + ":x", "dir:" + filepath.Join(w.dir, "d-"+name), "store:" + name + ":1", w.docker(name + "-back:1")}
 		for i := 1; i < len(steps); i++ {
-			res := w.copy(steps[i-1], steps[i], &Options{KeepBlobs: strings.HasPrefix(steps[i], "store:"), Preserve: true})
+			res := w.copy(steps[i-1], steps[i], &Options{Layers: Layers{KeepBlobs: strings.HasPrefix(steps[i], "store:")}, Preserve: true})
 			if res.Digest != first.Digest || string(w.raw(steps[i])) != string(want) {
 				t.Errorf("%s: %s, not %s", steps[i], res.Digest, first.Digest)
 			}

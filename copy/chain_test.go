@@ -36,7 +36,7 @@ func TestChain(t *testing.T) {
 		{signed, dir + "-signed", "store:signed", w.docker("signed-again:1")},
 	} {
 		for i, to := range way[1:] {
-			o := &Options{Preserve: true, KeepBlobs: w.ref(to).Transport == "store"}
+			o := &Options{Preserve: true, Layers: Layers{KeepBlobs: w.ref(to).Transport == "store"}}
 			if res := w.copy(way[i], to, o); res.Digest != w.situation(src).top.digest {
 				t.Errorf("%s: %s", to, res.Digest)
 			}

@@ -20,12 +20,12 @@ func TestPlatformsOneByOne(t *testing.T) {
 	amd, arm, mips := platform(t, "linux/amd64"), platform(t, "linux/arm64"), platform(t, "linux/mips")
 	list := w.situation(src)
 	config := list.instances[0].image.Manifest.Config.Digest
-	w.copy(src, "store:x", &Options{Platform: amd, KeepBlobs: true})
+	w.copy(src, "store:x", &Options{Platform: amd, Layers: Layers{KeepBlobs: true}})
 	image := w.situation("store:x")
 	if image.list != nil || image.top.digest != list.instances[0].doc.digest {
 		t.Errorf("one platform's name stands for %s", image.top.digest)
 	}
-	w.copy(src, "store:x", &Options{Platform: arm, KeepBlobs: true})
+	w.copy(src, "store:x", &Options{Platform: arm, Layers: Layers{KeepBlobs: true}})
 	if !bytes.Equal(w.raw("store:x"), w.raw(src)) {
 		t.Error("two platforms' name does not stand for their list")
 	}

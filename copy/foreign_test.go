@@ -97,7 +97,7 @@ func TestDownloadForeign(t *testing.T) {
 		w.copy(here, w.docker(name+":1"), nil)
 		return w.docker(name + ":1"), here
 	}
-	with := &Options{DownloadForeign: true}
+	with := &Options{Layers: Layers{DownloadForeign: true}}
 	right, local := foreign(web.URL+"/nothing", web.URL+"/moved")
 	dry, err := DryRun(t.Context(), w.env, w.ref(right), w.ref(w.docker("x:1")), nil)
 	if err != nil || dry.Instances[0].Blobs[1].Action != ActionElsewhere {
@@ -123,7 +123,7 @@ func TestDownloadForeign(t *testing.T) {
 	}{
 		{wrong, with, manifest.ErrDigestMismatch},
 		{gone, with, registry.ErrNotFound},
-		{right, &Options{DownloadForeign: true, Preserve: true}, ErrPreserve},
+		{right, &Options{Layers: Layers{DownloadForeign: true}, Preserve: true}, ErrPreserve},
 		{local, with, registry.ErrBadAnswer}, // a layout may not lead to this machine's network
 	} {
 		if _, err := w.try(c.src, w.layout("no")+":x", c.o); !errors.Is(err, c.want) {

@@ -17,7 +17,7 @@ import (
 	"github.com/tocsin/tocsin/store"
 )
 
-var keep = Options{KeepBlobs: true}
+var keep = Options{Layers: Layers{KeepBlobs: true}}
 
 // five is a layout with a list of five platforms, one layer that all share, an attestation, and an artifact of a type
 // that nobody knows. The last image has one layer twice.
@@ -180,7 +180,7 @@ func TestKeepLater(t *testing.T) {
 	src := w.five(algoGzip)
 	amd, arm := platform(t, "linux/amd64"), platform(t, "linux/arm64")
 	w.copy(src, "store:x", nil)
-	w.copy(src, "store:amd", &Options{Platform: amd, KeepBlobs: true})
+	w.copy(src, "store:amd", &Options{Platform: amd, Layers: Layers{KeepBlobs: true}})
 	w.copy("store:x", w.layout("out")+":amd", &Options{Platform: amd})
 	if _, err := w.try("store:x", w.layout("out")+":arm", &Options{Platform: arm}); !errors.Is(err, ErrPreserve) {
 		t.Errorf("a platform whose blobs are not kept: %v", err)

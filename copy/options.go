@@ -38,12 +38,8 @@ type Options struct {
 	Push Pushing
 	// Signatures says what becomes of signatures and referrers, and who makes new ones.
 	Signatures Signing
-	// DownloadForeign fetches foreign layers, which the source need not have, from the URLs that their manifests name, and
-	// makes them ordinary layers. False leaves them where they are and copies their descriptors.
-	DownloadForeign bool
-	// KeepBlobs keeps the layer blobs in the store too, besides the files in them, so that the image can be copied out
-	// of it without a change. Without it only artifacts keep theirs.
-	KeepBlobs bool
+	// Layers says which layers' blobs come along that need not.
+	Layers
 	// Digests says which algorithm digests are written in. Nil keeps that of each; a zero value is an error.
 	Digests *manifest.DigestWish
 	// Preserve turns the default of keeping digests into a promise: ErrPreserve rather than an edit.
@@ -52,6 +48,16 @@ type Options struct {
 	// is prepared there and its layers stay where they are; the image's name may be the digest of the list that it was
 	// chosen from. It needs Platform. "" copies layers always.
 	Snapshotter string
+}
+
+// Layers are wishes about the blobs of layers. The zero value has none.
+type Layers struct {
+	// DownloadForeign fetches foreign layers, which the source need not have, from the URLs that their manifests name, and
+	// makes them ordinary layers. False leaves them where they are and copies their descriptors.
+	DownloadForeign bool
+	// KeepBlobs keeps the layer blobs in the store too, besides the files in them, so that the image can be copied out
+	// of it without a change. Without it only artifacts keep theirs.
+	KeepBlobs bool
 }
 
 // Pushing is what a push of an archive asks for. The zero value asks for nothing.

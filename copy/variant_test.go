@@ -386,7 +386,7 @@ func TestLayoutsGoRound(t *testing.T) { // S28, S29
 		}
 		w.checkTars(at, tars)
 		w.env = w.machine(4)
-		w.copy(at, "store:"+layout, &Options{KeepBlobs: true})
+		w.copy(at, "store:"+layout, &Options{Layers: Layers{KeepBlobs: true}})
 		w.restart()
 		w.copy("store:"+layout, "store:again-"+layout, &Options{Preserve: true})
 		for _, name := range []string{"store:" + layout, "store:again-" + layout} {

@@ -55,7 +55,7 @@ func (c *copyFlags) intoStore(f *pflag.FlagSet) {
 }
 
 func (c *copyFlags) options(dst manifest.Ref) (o *copy.Options, err error) {
-	o = &copy.Options{Sentinel: c.sentinel, Preserve: c.preserve, KeepBlobs: c.keepBlobs, DownloadForeign: c.foreign}
+	o = &copy.Options{Sentinel: c.sentinel, Preserve: c.preserve, Layers: copy.Layers{KeepBlobs: c.keepBlobs, DownloadForeign: c.foreign}}
 	if err := c.selection.apply(c.platform, o); err != nil {
 		return nil, err
 	}
