@@ -98,6 +98,8 @@ func (a *app) serve(ctx context.Context) (err error) {
 	go func() { cancel(errors.Join(errUnmounted, <-served)) }() // without its file system the daemon serves nobody
 	collected := make(chan struct{})
 	go func() { defer close(collected); a.collect(serving, l.store, fs) }()
+	advised := make(chan struct{})
+	go func() { defer close(advised); content.advise(serving, a.log) }()
 	a.log.Info("serving", "address", a.config.Address, "root", l.store.Root())
 	err = snapshotter.Serve(serving, listener, sn)
 	if err == nil && ctx.Err() == nil {
@@ -105,6 +107,7 @@ func (a *app) serve(ctx context.Context) (err error) {
 	}
 	cancel(nil)
 	<-collected
+	<-advised
 	err = errors.Join(err, detach(mnt))
 	a.logStats(l.pool.Stats())
 	return err

@@ -1,0 +1,123 @@
+package integration
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tocsin/tocsin/integration/harness"
+	"github.com/tocsin/tocsin/integration/mkimage"
+)
+
+const (
+	// uncounted is what containerd says of a sentinel that is no layer to it.
+	uncounted = "number of layers and diffIDs don't match"
+	seesOne   = "one" // in what a container of the image shows of /data
+)
+
+// stock: without layer_types every containerd takes the hidden tag for the plain image, and nothing else of the layouts,
+// with either snapshotter; what it could not take leaves nothing, and the daemon's log says what to do.
+func (l *lab) stock(p layouts) { // S9, S31
+	l.t.Helper()
+	hidden := l.far + "/layouts:hidden"
+	for _, snapshotter := range []string{"overlayfs", "tocsin"} {
+		l.ctr("images", "pull", "--plain-http", "--snapshotter", snapshotter, hidden)
+		out := l.must(l.Run(l.t.Context(), harness.Container{Snapshotter: snapshotter, Image: hidden, Args: []string{"/treelist", "/data"}}))
+		if !strings.Contains(out, seesOne) {
+			l.t.Errorf("%s: the container saw %s", snapshotter, out)
+		}
+		if images := l.ctr("images", "ls"); !strings.Contains(images, p.tags["hidden"]) {
+			l.t.Errorf("ctr images ls:\n%s", images)
+		}
+		held := l.contents()
+		for _, layer := range l.image("layouts", p.plain).manifest.Layers {
+			if !strings.Contains(encoded(held), layer.Digest.String()) {
+				l.t.Errorf("%s: containerd does not hold the plain image's layer %s", snapshotter, layer.Digest)
+			}
+		}
+		l.ctr("images", "rm", "--sync", hidden)
+		l.collected()
+		for _, ref := range []string{"@" + p.variant, ":only"} {
+			l.cannotPull(snapshotter, ref)
+			l.collected()
+		}
+	}
+	for _, snapshotter := range []string{"overlayfs", "tocsin"} {
+		// A snapshot may be left until containerd's own lease ends: it was unpacking the other image.
+		l.cannotPull(snapshotter, ":upstream")
+	}
+}
+
+func encoded[T ~string](all []T) string {
+	var b strings.Builder
+	for _, s := range all {
+		b.WriteString(string(s) + " ")
+	}
+	return b.String()
+}
+
+// cannotPull wants no image of a pull that has to fail.
+func (l *lab) cannotPull(snapshotter, ref string) {
+	l.t.Helper()
+	if said := l.fails("images", "pull", "--plain-http", "--snapshotter", snapshotter, l.far+"/layouts"+ref); !strings.Contains(said, uncounted) {
+		l.t.Errorf("%s, %s: %s", snapshotter, ref, said)
+	}
+	if left := l.ctr("images", "ls", "-q"); left != "" {
+		l.t.Errorf("%s, %s: images left: %s", snapshotter, ref, left)
+	}
+}
+
+// logged waits until the daemon's log has a text.
+func (l *lab) logged(text string) {
+	l.t.Helper()
+	deadline := time.NewTimer(30 * time.Second)
+	defer deadline.Stop()
+	look := time.NewTicker(10 * time.Millisecond)
+	defer look.Stop()
+	for {
+		raw, err := os.ReadFile(filepath.Join(l.Dir, "serve.log"))
+		if err == nil && strings.Contains(string(raw), text) {
+			return
+		}
+		select {
+		case <-look.C:
+		case <-deadline.C:
+			l.t.Errorf("the daemon's log does not say %q (%v)", text, err)
+			return
+		}
+	}
+}
+
+// TestLayerTypes: with layer_types plain ctr pulls a variant lazily, by a tag that is one and by the digest of a hidden
+// one, and the hidden tag is the plain image all the same. Another snapshotter takes no variant even so.
+func TestLayerTypes(t *testing.T) { // S18, S19
+	harness.Need(t)
+	layout := writeImage(t, treelistLayer(t), mkimage.File("/data/one", []byte("1\n")))
+	for _, version := range harness.Versions() {
+		if version == "2.0" {
+			continue // it has no layer_types: TestPullInto
+		}
+		t.Run(version, func(t *testing.T) {
+			l := newLab(t, &harness.Options{Containerd: version, Serve: true, Config: backgroundOff})
+			p := l.publishLayouts(layout)
+			for ref, blobs := range map[string]int{":only": 2, "@" + p.variant: 2, ":hidden": 0} {
+				name := l.pull("layouts" + ref)
+				if n := len(l.contents()); blobs > 0 && n != blobs {
+					t.Errorf("%s: containerd holds %d blobs, want %d: manifest and config", ref, n, blobs)
+				}
+				if lazy := len(l.pins()) > 0; lazy != (blobs > 0) {
+					t.Errorf("%s: lazy is %v", ref, lazy)
+				}
+				if out := l.run(name, "/treelist", "/data"); !strings.Contains(out, seesOne) {
+					t.Errorf("%s: the container saw %s", ref, out)
+				}
+				l.ctr("images", "rm", "--sync", name)
+				l.collected()
+			}
+			l.cannotPull("overlayfs", "@"+p.variant)
+			l.collected()
+		})
+	}
+}
