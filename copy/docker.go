@@ -124,12 +124,9 @@ func (d *docker) close() error { return nil }
 
 // create spools a blob in a file without a name: an upload in one request must say its length and digest at the start.
 func (d *docker) create() (spool, error) {
-	f, err := os.CreateTemp("", "tocsin-upload-")
+	f, err := unnamed("tocsin-upload-")
 	if err != nil {
 		return nil, fmt.Errorf("spool an upload: %w", err)
-	}
-	if err := os.Remove(f.Name()); err != nil {
-		return nil, errors.Join(fmt.Errorf("spool an upload: %w", err), f.Close())
 	}
 	return &upload{File: f, repo: d.repo}, nil
 }

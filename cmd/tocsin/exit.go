@@ -47,7 +47,7 @@ type failure struct {
 func failures() []failure {
 	return []failure{
 		{errUsage, exitUsage, "see tocsin COMMAND --help"},
-		{copy.ErrUsage, exitUsage, ""},
+		{copy.ErrUsage, exitUsage, "see tocsin COMMAND --help"},
 		{policy.ErrRejected, exitVerify, "tocsin verify says what the policy thinks of each image, and how many signatures it found"},
 		{policy.ErrBadSignature, exitVerify, "who made the signature did not sign this image; the policy's keys may be others than the signer's"},
 		{policy.ErrNoKey, exitUsage, "the key, or its passphrase, is not what the flag or the policy says"},
@@ -74,7 +74,7 @@ func failures() []failure {
 		{dockerd.ErrNotFound, exitNotFound, "docker images shows what is there"},
 		{dockerd.ErrHost, exitUsage, "DOCKER_HOST is unix:///PATH or tcp://HOST:PORT; contexts and ssh:// are not followed"},
 		{containerd.ErrNotFound, exitNotFound, "ctr -n NAMESPACE images list shows what is there; what was pulled for one platform, or lazily, is there in part (ctr content fetch completes it)"},
-		{copy.ErrNotFound, exitNotFound, ""},
+		{copy.ErrNotFound, exitNotFound, "tocsin digest --all FILE|DIR lists what an archive or layout holds"},
 	}
 }
 

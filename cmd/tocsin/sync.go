@@ -88,9 +88,6 @@ func (a *app) syncClient(registries map[string]syncRegistry) (*registry.Client, 
 			return nil, usage(fmt.Errorf("%s: tls-verify: true contradicts --insecure", host))
 		}
 		if r.CertDir != "" {
-			if o.CertDirs == nil {
-				o.CertDirs = make(map[string]string)
-			}
 			o.CertDirs[host] = r.CertDir
 		}
 		if r.Credentials.Username == "" {
