@@ -72,7 +72,7 @@ func (m measuring) read(ctx context.Context, r io.Reader, size int64) (*measured
 	r = io.TeeReader(&contextReader{ctx, r}, blob)
 	head := make([]byte, min(size, 512))
 	if _, err := io.ReadFull(r, head); err != nil {
-		return nil, short(err)
+		return nil, cutOff(err)
 	}
 	out.compression = compression.Sniff(head)
 	r = io.MultiReader(bytes.NewReader(head), r)
@@ -84,7 +84,7 @@ func (m measuring) read(ctx context.Context, r io.Reader, size int64) (*measured
 		err = m.stream(out, r)
 	}
 	if err != nil {
-		return nil, short(err)
+		return nil, cutOff(err)
 	}
 	out.digests = blob.digests()
 	if out.compression == algoNone {
@@ -96,8 +96,8 @@ func (m measuring) read(ctx context.Context, r io.Reader, size int64) (*measured
 	return out, nil
 }
 
-// short says what it means that a stream ended in the middle.
-func short(err error) error {
+// cutOff says what it means that a stream ended in the middle.
+func cutOff(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return fmt.Errorf("%w, it was cut off: %w", io.ErrUnexpectedEOF, manifest.ErrMalformed)
 	}

@@ -42,7 +42,7 @@ func scanTar(ctx context.Context, r io.Reader, m measuring) (*scan, error) {
 	in := &atomicCounter{Reader: &contextReader{ctx, r}}
 	outer, err := compression.NewReader(in)
 	if err != nil {
-		return nil, short(err)
+		return nil, cutOff(err)
 	}
 	at := &position{Reader: &bounded{Reader: outer, floor: m.bomb, compressed: in.n.Load}}
 	x := &scan{tarNames: newTarNames[*measured]()}
@@ -66,7 +66,7 @@ func (x *scan) read(ctx context.Context, at *position, m measuring) error {
 			return tarEnd(end, at.n)
 		}
 		if err != nil {
-			return fmt.Errorf("entry %d: %w", n, short(err))
+			return fmt.Errorf("entry %d: %w", n, cutOff(err))
 		}
 		if n == maxArchiveEntries {
 			return fmt.Errorf("more than %d entries: %w", maxArchiveEntries, manifest.ErrMalformed)

@@ -74,7 +74,7 @@ func (t *tarball) read(ctx context.Context) error {
 		}
 		in = io.TeeReader(in, keep)
 	}
-	found, err := lookAt(in)
+	found, err := readRootFS(in)
 	if keep != nil {
 		err = errors.Join(err, f.Close())
 		f = keep
@@ -97,8 +97,8 @@ type rootFS struct {
 	newest         time.Time     // of the entries; the epoch when there is none
 }
 
-// lookAt reads a tar to its end, in any compression, and refuses what is none.
-func lookAt(r io.Reader) (rootFS, error) {
+// readRootFS reads a tar to its end, in any compression, and refuses what is none.
+func readRootFS(r io.Reader) (rootFS, error) {
 	whole, inside := digest.SHA256.Digester(), digest.SHA256.Digester()
 	file := &sniffed{r: io.TeeReader(r, whole.Hash())}
 	in, err := compression.NewReader(file)

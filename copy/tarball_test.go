@@ -169,8 +169,8 @@ func FuzzTarball(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		a, err := lookAt(bytes.NewReader(raw))
-		b, again := lookAt(bytes.NewReader(raw))
+		a, err := readRootFS(bytes.NewReader(raw))
+		b, again := readRootFS(bytes.NewReader(raw))
 		if (err == nil) != (again == nil) || a != b {
 			t.Fatalf("%+v %v, then %+v %v", a, err, b, again)
 		}
