@@ -147,7 +147,7 @@ func (p *part) fetchRun(ctx context.Context, src fill.Source, run []manifest.Ran
 	if len(run) == 0 {
 		return nil
 	}
-	buf, back := make([]byte, streamBuffer), writeBack{p.file, run[0].Off}
+	buf, back := make([]byte, writeSize), writeBack{p.file, run[0].Off}
 	return src.ReadRanges(ctx, run, func(r manifest.Range, body io.Reader) error {
 		n, err := io.CopyBuffer(struct{ io.Writer }{io.NewOffsetWriter(p.file, r.Off)}, struct{ io.Reader }{body}, buf)
 		if err == nil && n != r.Len {

@@ -14,9 +14,9 @@ func TestSpoolFileIsWrittenBack(t *testing.T) {
 	}
 	defer f.Close()
 	s, content := newSpoolFile(f), noise(3, 2*writeBackSize+writeBackSize/2)
-	for at, n := 0, 0; at < len(content); at += n {
+	for at, n := 0, 0; at < len(content); at += n { // in calls that are smaller and larger than writeSize
 		handed := s.back.from
-		if n, err = s.Write(content[at:min(at+300_001, len(content))]); err != nil {
+		if n, err = s.Write(content[at:min(at+20_001+at/4, len(content))]); err != nil {
 			t.Fatal(err)
 		}
 		switch now := s.back.from; {
