@@ -34,12 +34,65 @@ func savedShapes(t testing.TB) map[string][]byte {
 	shapes := map[string][]byte{
 		"docker 1.10": saved(t, a, b), "docker 1.9": legacy(t, a, b),
 		"crane gzip": crane(t, algoGzip, a, b), "crane zstd": crane(t, algoZstd, a, b), "crane plain": crane(t, algoNone, a, b),
-		"podman": podman(t, a, b),
+		"podman": podman(t, a, b), "list of buildkit": buildkit(t, a, b),
 	}
 	for _, algo := range []string{algoNone, algoGzip, algoZstd} {
 		shapes["docker 25 "+algo], _ = stored(t, algo, a, b)
 	}
 	return shapes
+}
+
+// buildkit is what docker buildx build -o type=oci writes: the entries sorted by name, no manifest.json, and under the one
+// entry of index.json a list of the image and of its attestations (containerd, core/images/archive/exporter.go; moby/buildkit,
+// exporter/oci and docs/attestations/attestation-storage.md).
+func buildkit(t testing.TB, a, b []byte) []byte {
+	blobs := []member{{name: "blobs/"}, {name: "blobs/sha256/"}}
+	add := func(mediaType, content string) v1.Descriptor {
+		blobs = append(blobs, member{name: "blobs/sha256/" + hexOf(content), content: content})
+		return v1.Descriptor{MediaType: mediaType, Digest: digest.FromString(content), Size: int64(len(content))}
+	}
+	image := func(config string, layers ...v1.Descriptor) v1.Descriptor {
+		m := v1.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageManifest,
+			Config: add(v1.MediaTypeImageConfig, config), Layers: layers}
+		return add(v1.MediaTypeImageManifest, asJSON(t, m))
+	}
+	list := func(entries ...v1.Descriptor) string {
+		return asJSON(t, v1.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageIndex, Manifests: entries})
+	}
+	gz := layerMediaType(algoGzip)
+	built := image(config(t, a, b), add(gz, compress(t, algoGzip, string(a))), add(gz, compress(t, algoGzip, string(b))))
+	built.Platform = &v1.Platform{OS: "linux", Architecture: "amd64"}
+	statement := add("application/vnd.in-toto+json", `{"_type":"https://in-toto.io/Statement/v0.1","predicateType":"https://slsa.dev/provenance/v0.2"}`)
+	statement.Annotations = map[string]string{"in-toto.io/predicate-type": "https://slsa.dev/provenance/v0.2"}
+	about := image(`{"architecture":"unknown","os":"unknown","config":{},"rootfs":{"type":"layers","diff_ids":["`+statement.Digest.String()+`"]}}`, statement)
+	about.Platform = &v1.Platform{OS: "unknown", Architecture: "unknown"}
+	about.Annotations = map[string]string{"vnd.docker.reference.digest": built.Digest.String(), "vnd.docker.reference.type": "attestation-manifest"}
+	top := add(v1.MediaTypeImageIndex, list(built, about))
+	top.Annotations = map[string]string{
+		"io.containerd.image.name": "docker.io/ours/both:1", v1.AnnotationRefName: "1", v1.AnnotationCreated: "2026-11-21T00:00:00Z",
+	}
+	all := append(blobs, member{name: "index.json", content: list(top)}, member{name: "oci-layout", content: `{"imageLayoutVersion":"1.0.0"}`})
+	slices.SortFunc(all, func(x, y member) int { return strings.Compare(x.name, y.name) })
+	return archive(t, all...)
+}
+
+// What buildkit wrote is one list of two, and its digest the one that buildx's metadata file names.
+func TestDigestsBuildkit(t *testing.T) { // D25
+	w := newWorld(t, 2)
+	got, err := Digests(t.Context(), w.write("x.tar", buildkit(t, small(t)[0], small(t)[1])), &DigestOptions{Which: "ours/both:1"})
+	if err != nil || len(got) != 1 || got[0].Kind != KindStored || len(got[0].Instances) != 2 || len(got[0].Missing) != 0 {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	if im := got[0].Instances[0]; im.Platform != "linux/amd64" || len(im.DiffIDs) != 2 || im.Layers[0].Compression != algoGzip {
+		t.Errorf("%+v", im)
+	}
+	for _, platform := range []string{"linux/amd64", "linux/arm64"} {
+		p := plat(t, platform)
+		_, err := Digests(t.Context(), w.dir+"/x.tar", &DigestOptions{Platform: &p})
+		if (platform == "linux/arm64") != errors.Is(err, manifest.ErrNotFound) || platform == "linux/amd64" && err != nil {
+			t.Errorf("%s: %v", platform, err)
+		}
+	}
 }
 
 // podman is what podman save and skopeo write as docker-archive: plain layers under their diffIDs, and the links to them
@@ -81,7 +134,7 @@ func TestDigestsAreWhatCopyWrites(t *testing.T) {
 			}
 			for _, made := range []way{{}, {recipe: recipeNone}, {recipe: recipeGzip}, {recipeGzip, FormatDocker}} {
 				o := &DigestOptions{All: true, Recipe: made.recipe, Format: made.format}
-				if made.format != "" && strings.HasPrefix(shape, "docker 25") {
+				if made.format != "" && (strings.HasPrefix(shape, "docker 25") || strings.HasPrefix(shape, "list")) {
 					if _, err := Digests(t.Context(), path, o); !errors.Is(err, ErrUsage) {
 						t.Errorf("%s: a list in another format was foretold: %v", shape, err)
 					}
