@@ -79,6 +79,7 @@ type Inspection struct {
 	Name          string `json:",omitempty"`
 	Tag           string `json:",omitempty"`
 	Digest        digest.Digest
+	RepoTags      []string `json:",omitempty"` // of a registry's repository; Inspect does not ask for them
 	MediaType     string
 	Created       *time.Time          `json:",omitempty"`
 	DockerVersion string              `json:",omitempty"`

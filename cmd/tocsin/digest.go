@@ -72,6 +72,9 @@ func newDigest(a *app) *cobra.Command {
 			case path != "" && len(rest) <= 1:
 				return a.digestFile(cmd, path, strings.Join(rest, ""), d)
 			case path == "" && len(rest) == 1:
+				if file, which, ok := archiveOf(rest[0]); ok {
+					return a.digestFile(cmd, file, which, d)
+				}
 				return a.digestRef(cmd, rest[0], d)
 			}
 			return usage(fmt.Errorf("%d arguments (usage: %s)", len(args), cmd.UseLine()))
@@ -97,6 +100,19 @@ var tarSuffix = regexp.MustCompile(`\.tar(\.[A-Za-z0-9]+)?$`)
 func isPath(arg string) bool {
 	return arg == "-" || strings.HasPrefix(arg, "/") || strings.HasPrefix(arg, "./") ||
 		tarSuffix.MatchString(arg) && !strings.Contains(arg, ":")
+}
+
+// archiveOf is the file of a reference into an archive, and which of its images it names, so that the answer is the same,
+// and as well verified, however an archive is spelled.
+func archiveOf(arg string) (file, which string, ok bool) {
+	ref, err := manifest.ParseRef(arg)
+	if err != nil || ref.Transport != manifest.DockerArchive && ref.Transport != manifest.OCIArchive || ref.Digest != "" {
+		return "", "", false
+	}
+	if ref.Index >= 0 {
+		return ref.Path, fmt.Sprint("@", ref.Index), true
+	}
+	return ref.Path, ref.Name, true
 }
 
 func (d *digestFlags) hash() (digest.Algorithm, error) {

@@ -46,13 +46,16 @@ func (a *app) look(arg string, c choice, fn func(env *copy.Env, ref manifest.Ref
 func newInspect(a *app) *cobra.Command {
 	var c choice
 	var format string
-	var raw, config bool
+	var raw, config, asJSON, noTags bool
 	var algorithm algorithmFlags
 	cmd := &cobra.Command{
 		Use: "inspect REF", Short: "Describe an image without fetching its layers", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if raw && config {
 				return usage(errors.New("--raw and --config exclude each other"))
+			}
+			if asJSON && (format != "" || raw || config) {
+				return usage(errors.New("--json is what inspect prints, but for --format, --raw and --config"))
 			}
 			return a.look(args[0], c, func(env *copy.Env, ref manifest.Ref, o *copy.Options) error {
 				if raw || config {
@@ -63,6 +66,9 @@ func newInspect(a *app) *cobra.Command {
 					return err
 				}
 				out, err := copy.Inspect(cmd.Context(), env, ref, o)
+				if err == nil && !noTags && ref.Transport == manifest.Docker {
+					out.RepoTags, err = env.Registry.Repo(ref.Host, ref.Repo).Tags(cmd.Context())
+				}
 				if err != nil {
 					return err
 				}
@@ -74,6 +80,8 @@ func newInspect(a *app) *cobra.Command {
 	c.flags(f, "describe the image for")
 	f.StringVar(&algorithm.must, "manifest-digest", "", "give the manifest's digest in sha256, sha384 or sha512, whatever names it")
 	f.StringVar(&format, "format", "", "a Go template instead of JSON")
+	f.BoolVar(&asJSON, "json", false, "print one JSON object, which is the default")
+	f.BoolVar(&noTags, "no-tags", true, "=false lists the tags of the repository too, as skopeo does")
 	f.BoolVar(&raw, "raw", false, "print the manifest's bytes")
 	f.BoolVar(&config, "config", false, "print the config's bytes")
 	return cmd
