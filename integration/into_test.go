@@ -101,9 +101,7 @@ func (l *lab) intoAndRun(ref, name, want string, flags ...string) {
 	if images := l.ctr("images", "ls"); !strings.Contains(images, name) || !strings.Contains(images, want) {
 		l.t.Errorf("ctr images ls:\n%s", images)
 	}
-	if out := l.run(name, "/treelist", "/data"); !strings.Contains(out, "one") {
-		l.t.Errorf("the container saw %s", out)
-	}
+	l.seesOne("tocsin", name)
 	// The same again, where it is all there.
 	if got, err := l.into(ref, flags...); err != nil || got != want {
 		l.t.Errorf("again: %s, %v", got, err)
@@ -116,9 +114,7 @@ func (l *lab) intoAndRun(ref, name, want string, flags ...string) {
 			l.t.Errorf("containerd holds %s", d)
 		}
 	}
-	if out := l.run(name, "/treelist", "/data"); !strings.Contains(out, "one") {
-		l.t.Errorf("after a collection the container saw %s", out)
-	}
+	l.seesOne("tocsin", name) // after a collection
 	if leases := l.ctr("leases", "list", "-q"); strings.Contains(leases, "tocsin-") {
 		l.t.Errorf("leases %s", leases)
 	}
@@ -130,11 +126,9 @@ func (l *lab) intoAndRun(ref, name, want string, flags ...string) {
 func (l *lab) intoPlain(p layouts) {
 	l.t.Helper()
 	ref := l.far + "/layouts:hidden"
-	run := func(why string) {
+	run := func() {
 		l.t.Helper()
-		if out := l.run(ref, "/treelist", "/data"); !strings.Contains(out, "one") {
-			l.t.Errorf("%s: the container saw %s", why, out)
-		}
+		l.seesOne("tocsin", ref)
 		l.ctr("images", "rm", "--sync", ref)
 		l.collected()
 	}
@@ -147,13 +141,13 @@ func (l *lab) intoPlain(p layouts) {
 	if err != nil || !strings.Contains(got, p.plain) || !strings.Contains(got, "registry does not serve ranges") {
 		l.t.Errorf("without ranges: %s, %v", got, err)
 	}
-	run("without ranges")
+	run()
 	l.front.Behave()
 	l.restartServe() // it remembers for a while that this host has no ranges
 	if got, err := l.into(ref, "--variant", "plain"); err != nil || got != p.plain {
 		l.t.Errorf("%s, %v", got, err)
 	}
-	run("plain")
+	run()
 }
 
 // intoFails: a policy, another snapshotter, and wrong bytes.

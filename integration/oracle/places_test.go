@@ -134,15 +134,15 @@ func program(t *testing.T) string {
 	return out
 }
 
-// ourCopy copies with tocsin and returns the digest that it prints.
-func ourCopy(t *testing.T, tocsin, src, dst string) digest.Digest {
+// ourCopy copies with tocsin, as the arguments say, and returns the digest that it prints.
+func ourCopy(t *testing.T, tocsin string, args ...string) digest.Digest {
 	t.Helper()
 	var stderr bytes.Buffer
-	cmd := exec.CommandContext(t.Context(), tocsin, "copy", src, dst)
+	cmd := exec.CommandContext(t.Context(), tocsin, append([]string{"copy"}, args...)...)
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("tocsin copy %s %s: %v\n%s", src, dst, err, &stderr)
+		t.Fatalf("tocsin copy %s: %v\n%s", strings.Join(args, " "), err, &stderr)
 	}
 	return digest.Digest(strings.TrimSpace(string(out)))
 }

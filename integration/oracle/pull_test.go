@@ -84,10 +84,14 @@ func publish(t *testing.T, r *registry, name string, blob []byte, layer v1.Descr
 	r.tag(t, name, "latest", v1.MediaTypeImageManifest, m)
 }
 
-// pull copies an image from the registry into the store with containers/image.
+// pull copies an image from the registry into the store with containers/image: the tag latest, or NAME@DIGEST.
 func pull(t *testing.T, r *registry, store storage.Store, name string) error {
 	t.Helper()
-	src, err := docker.ParseReference("//" + r.host + "/" + name + ":latest")
+	from := name + ":latest"
+	if repo, _, digested := strings.Cut(name, "@"); digested {
+		from, name = name, repo
+	}
+	src, err := docker.ParseReference("//" + r.host + "/" + from)
 	if err != nil {
 		t.Fatal(err)
 	}
