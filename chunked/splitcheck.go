@@ -120,24 +120,37 @@ func (m *splitMatcher) file(name string, size int64) error {
 	return nil
 }
 
-// differs names what is not equal; "" if all is.
+// differs names the first thing that is not equal; "" if all is.
 func differs(e *Entry, h *tar.Header) string {
-	switch {
-	case e.Type != headerType(h.Typeflag):
-		return "type"
-	case e.LinkName != h.Linkname:
-		return "link target"
-	case e.Mode != h.Mode:
-		return "mode"
-	case e.Size != h.Size:
-		return "size"
-	case e.UID != h.Uid || e.GID != h.Gid:
-		return "owner"
-	case e.DevMajor != h.Devmajor || e.DevMinor != h.Devminor:
-		return "device number"
-	case !sameTime(e.ModTime, h.ModTime) || !sameTime(e.AccessTime, h.AccessTime) || !sameTime(e.ChangeTime, h.ChangeTime):
-		return "time"
+	if all := allDiffers(e, h); len(all) > 0 {
+		return all[0]
 	}
+	return ""
+}
+
+// allDiffers names all that is not equal.
+func allDiffers(e *Entry, h *tar.Header) (fields []string) {
+	for _, c := range []struct {
+		field string
+		same  bool
+	}{
+		{"type", e.Type == headerType(h.Typeflag)},
+		{"link target", e.LinkName == h.Linkname},
+		{"mode", e.Mode == h.Mode},
+		{"size", e.Size == h.Size},
+		{"owner", e.UID == h.Uid && e.GID == h.Gid},
+		{"device number", e.DevMajor == h.Devmajor && e.DevMinor == h.Devminor},
+		{"time", sameTime(e.ModTime, h.ModTime) && sameTime(e.AccessTime, h.AccessTime) && sameTime(e.ChangeTime, h.ChangeTime)},
+		{"xattr", sameXattrs(e, h)},
+	} {
+		if !c.same {
+			fields = append(fields, c.field)
+		}
+	}
+	return fields
+}
+
+func sameXattrs(e *Entry, h *tar.Header) bool {
 	n := 0
 	for key, value := range h.PAXRecords {
 		name, ok := strings.CutPrefix(key, "SCHILY.xattr.")
@@ -146,13 +159,10 @@ func differs(e *Entry, h *tar.Header) string {
 		}
 		n++
 		if have, ok := e.Xattrs[name]; !ok || string(have) != value {
-			return "xattr"
+			return false
 		}
 	}
-	if n != len(e.Xattrs) {
-		return "set of xattrs"
-	}
-	return ""
+	return n == len(e.Xattrs)
 }
 
 // sameTime compares times of which an absent one is the epoch.

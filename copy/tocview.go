@@ -131,7 +131,12 @@ func (r *runner) viewTar(ctx context.Context, l manifest.Layer, meter Meter) (io
 
 // spooled reads a blob, verified, into a file without a name.
 func (r *runner) spooled(ctx context.Context, d v1.Descriptor, meter Meter) (*os.File, error) {
-	body, err := r.from.blob(ctx, d)
+	return spoolBlob(ctx, r.from, d, meter)
+}
+
+// spoolBlob is spooled for any source.
+func spoolBlob(ctx context.Context, from source, d v1.Descriptor, meter Meter) (*os.File, error) {
+	body, err := from.blob(ctx, d)
 	if err != nil {
 		return nil, err
 	}
@@ -147,7 +152,7 @@ func (r *runner) spooled(ctx context.Context, d v1.Descriptor, meter Meter) (*os
 type tocView struct {
 	*io.PipeReader
 	ended chan struct{} // the goroutine that writes is done
-	blob  *os.File
+	blob  io.Closer
 }
 
 // Close ends the stream and lets go of the blob.
@@ -158,7 +163,7 @@ func (v *tocView) Close() error {
 }
 
 // openTOCView takes the blob over if it returns no error.
-func openTOCView(blob *os.File, l manifest.Layer) (*tocView, error) {
+func openTOCView(blob readerAtCloser, l manifest.Layer) (*tocView, error) {
 	toc, split, err := readTOC(blob, l)
 	if err != nil {
 		return nil, err

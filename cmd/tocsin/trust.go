@@ -235,13 +235,26 @@ func keyName(arg string) (file, which string) {
 func newVerify(a *app) *cobra.Command {
 	var t trustFlags
 	var c choice
-	var asJSON bool
+	var asJSON, readings bool
 	cmd := &cobra.Command{
-		Use: "verify REF", Short: "Ask the policy about an image, and copy nothing", Args: cobra.ExactArgs(1),
+		Use: "verify REF", Short: "Ask the policy about an image, or compare its two readings, and copy nothing", Args: cobra.ExactArgs(1),
 		Long: "Say what the policy says about an image, of a list about each of its instances, and how many signatures lie beside it.\n" +
-			"Exit code 4 if one of them is not accepted.",
+			"Exit code 4 if one of them is not accepted.\n\n" +
+			"With --trust, read the layers instead and compare each table of contents with its tar: a scanner may read the one, a host the\n" +
+			"other. What differs is named, file by file: content, mode, owner, xattr, type, link target, device number, time, extra (not in\n" +
+			"the tar), missing (not in the table of contents); exit code 4 if anything does. The policy is not asked then.",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if readings && t != (trustFlags{}) {
+				return usage(errors.New("--trust compares readings and asks no policy; run verify twice for both"))
+			}
 			return a.look(args[0], c, func(env *copy.Env, ref manifest.Ref, o *copy.Options) error {
+				if readings {
+					compared, err := copy.VerifyTrust(cmd.Context(), env, ref, o)
+					if len(compared) == 0 {
+						return err
+					}
+					return errors.Join(printCompared(cmd, compared, asJSON), err)
+				}
 				if err := a.trust(env, t, ref); err != nil {
 					return err
 				}
@@ -256,8 +269,39 @@ func newVerify(a *app) *cobra.Command {
 	f := cmd.Flags()
 	t.flags(f)
 	c.flags(f, "only the image for")
+	f.BoolVar(&readings, "trust", false, "read the layers, and compare the table of contents of each with its tar")
 	f.BoolVar(&asJSON, "json", false, "print one JSON array")
 	return cmd
+}
+
+func printCompared(cmd *cobra.Command, compared []copy.Compared, asJSON bool) error {
+	if asJSON {
+		return json.NewEncoder(cmd.OutOrStdout()).Encode(compared)
+	}
+	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "DIGEST\tPLATFORM\tTRUST\tCOMPARED\tRESULT")
+	for _, c := range compared {
+		result := "same"
+		switch {
+		case len(c.Differs) > 0:
+			result = fmt.Sprintf("%d differences", len(c.Differs))
+		case c.Layers == 0:
+			result = "one reading"
+		}
+		if c.Reason != "" {
+			result += " (" + c.Reason + ")"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\n", c.Digest, c.Platform, c.Trust, c.Layers, result)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, c := range compared {
+		for _, d := range c.Differs {
+			fmt.Fprintf(w, "%s\t%s\t%q\t%s\n", d.Layer, d.What, d.File, d.Detail)
+		}
+	}
+	return w.Flush()
 }
 
 func printVerdicts(cmd *cobra.Command, verdicts []copy.Verdict, asJSON bool) error {
