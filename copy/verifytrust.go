@@ -11,6 +11,7 @@ import (
 
 	"github.com/tocsin/tocsin/chunked"
 	"github.com/tocsin/tocsin/chunked/fill"
+	"github.com/tocsin/tocsin/copy/compression"
 	"github.com/tocsin/tocsin/manifest"
 	"github.com/tocsin/tocsin/store"
 )
@@ -196,7 +197,7 @@ func compareReadings(blob *os.File, l manifest.Layer) (found []chunked.Differenc
 	if _, err := blob.Seek(0, io.SeekStart); err != nil {
 		return nil, "", err
 	}
-	stream, err := openTar(blob)
+	stream, err := compression.NewReader(blob)
 	if err != nil {
 		return nil, "", err
 	}

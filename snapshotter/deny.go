@@ -18,8 +18,9 @@ type Containers interface {
 	Running(ctx context.Context, namespace string, keys []string) ([]string, error)
 }
 
-// askTimeout bounds the question what runs: its answer is for the log only.
-const askTimeout = 10 * time.Second
+// askTimeout bounds the question what runs: its answer is for the log only, and the
+// denial waits for it, because what reads a denied file may be gone afterwards.
+const askTimeout = 3 * time.Second
 
 // deny withdraws a claim that proved false. Its snapshots cannot be mounted or built
 // upon any more, every read of what shows them fails, running containers included, and
@@ -33,14 +34,14 @@ func (s *Snapshotter) deny(ctx context.Context, c claim, cause error) {
 		}
 		return r.deny(on.claims, cause.Error())
 	})
+	running := s.running(ctx, on.keys)
 	for _, n := range on.views {
 		err = errors.Join(err, s.o.DenyView(n, cause.Error()))
 	}
 	if err != nil {
 		s.log.Error("layer with a false diff_id could not be withdrawn", "layer", c.layer, "err", err)
 	}
-	s.log.Error("layer is denied: its TOC and its tar are not the same", "layer", c.layer, "snapshots", on.names, "err", cause)
-	s.logContainers(ctx, on.keys)
+	s.log.Error("layer is denied: its TOC and its tar are not the same", "layer", c.layer, "snapshots", on.names, "running", running, "err", cause)
 }
 
 // standing is what a claim carries.
@@ -109,24 +110,26 @@ func (r rows) deny(ids []string, reason string) error {
 	return nil
 }
 
-// logContainers says which containers run on denied snapshots; without a containerd to
-// ask, or with one that does not answer, which snapshots.
-func (s *Snapshotter) logContainers(ctx context.Context, keys []string) {
+// running names the containers on some snapshots as namespace/id; without a containerd to
+// ask, or with one that does not answer, the snapshots.
+func (s *Snapshotter) running(ctx context.Context, keys []string) (out []string) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	for ns, keys := range byNamespace(keys) {
-		if s.o.Containers == nil {
-			s.log.Error("snapshots show a denied layer", "namespace", ns, "snapshots", keys)
-			continue
+		if s.o.Containers != nil {
+			ids, err := s.o.Containers.Running(ctx, ns, keys)
+			if err == nil {
+				keys = ids
+			} else {
+				s.log.Warn("containerd does not say what runs", "namespace", ns, "err", err)
+			}
 		}
-		running, err := s.o.Containers.Running(ctx, ns, keys)
-		switch {
-		case err != nil:
-			s.log.Error("snapshots show a denied layer; what runs on them is not known", "namespace", ns, "snapshots", keys, "err", err)
-		case len(running) > 0:
-			s.log.Error("running containers show a denied layer: stop them", "namespace", ns, "containers", running)
+		for _, key := range keys {
+			out = append(out, ns+"/"+key)
 		}
 	}
+	slices.Sort(out)
+	return out
 }
 
 // byNamespace takes the keys apart that containerd's metadata makes of namespace,
