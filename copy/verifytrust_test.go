@@ -101,7 +101,7 @@ func TestVerifyTrustHonest(t *testing.T) {
 	if err != nil || len(all) != 2 || all[0].Layers != 1 || all[1].Layers != 0 || len(all[0].Differs)+len(all[1].Differs) > 0 {
 		t.Errorf("list: %+v, %v", all, err)
 	}
-	for _, o := range []*Options{nil, {KeepBlobs: true}} {
+	for _, o := range []*Options{nil, {Layers: Layers{KeepBlobs: true}}} {
 		w.env = w.machine(4)
 		w.copy(w.docker("plain:x"), "store:x", o)
 		w.front.Forget()
