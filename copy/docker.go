@@ -128,20 +128,23 @@ func (d *docker) create() (spool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("spool an upload: %w", err)
 	}
-	return &upload{File: f, repo: d.repo}, nil
+	return &upload{File: f, to: d}, nil
 }
 
 type upload struct {
 	*os.File
-	repo *registry.Repo
+	to *docker
 }
 
 func (u *upload) commit(ctx context.Context, desc v1.Descriptor) error {
-	there, err := u.repo.HasBlob(ctx, desc)
+	there, err := u.to.repo.HasBlob(ctx, desc)
 	if err == nil && !there {
-		err = u.repo.PutBlob(ctx, desc, func() (io.ReadCloser, error) {
+		err = u.to.repo.PutBlob(ctx, desc, func() (io.ReadCloser, error) {
 			return io.NopCloser(io.NewSectionReader(u.File, 0, desc.Size)), nil
 		})
+	}
+	if err == nil {
+		u.to.saw(desc)
 	}
 	return errors.Join(err, u.Close())
 }

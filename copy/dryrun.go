@@ -22,6 +22,7 @@ const (
 	ActionMount     = "mount"     // the registry is asked to take it from another repository of its own, and is sent it if it refuses
 	ActionCopy      = "copy"      // as it is
 	ActionEncode    = "encode"    // a layer made anew
+	ActionReuse     = "reuse"     // a layer in whose place the destination has another blob of the same tar
 	ActionElsewhere = "elsewhere" // a foreign layer, of which only the descriptor goes
 	ActionUnpack    = "unpack"    // a layer taken apart into the store
 )
@@ -52,7 +53,7 @@ type DryRunBlob struct {
 	MediaType string
 	Size      int64
 	Action    string
-	Reason    string `json:",omitempty"` // of an encoding
+	Reason    string `json:",omitempty"` // of an encoding or a reuse
 }
 
 // DryRun plans a copy and moves nothing: what it reads are manifests and configs, and what it asks the destination is
@@ -61,7 +62,7 @@ func DryRun(ctx context.Context, env *Env, src, dst manifest.Ref, o *Options) (*
 	var out *DryRunResult
 	with := *env
 	with.dry = func(ctx context.Context, from source, s situation, p *copyPlan, o *Options) (*Result, error) {
-		there, err := whatIsThere(ctx, env, from, dst, p)
+		there, err := whatIsThere(ctx, env, from, dst, p, o)
 		if err != nil {
 			return nil, err
 		}
@@ -75,13 +76,53 @@ func DryRun(ctx context.Context, env *Env, src, dst manifest.Ref, o *Options) (*
 	return out, nil
 }
 
-// whatIsThere asks the destination for every blob that may have to go there. A blob that it gives no answer for would
-// be copied.
-func whatIsThere(ctx context.Context, env *Env, from source, dst manifest.Ref, p *copyPlan) (map[digest.Digest]string, error) {
-	ask, err := asker(env, from, dst)
-	if err != nil || ask == nil {
-		return nil, err
+// answers are what a destination has: of each blob that may have to go there the action, and what takes a layer's place.
+type answers struct {
+	there   map[digest.Digest]string
+	instead map[insteadKey]digest.Digest
+}
+
+// insteadKey is a layer and the compression that it is needed in.
+type insteadKey struct {
+	layer digest.Digest
+	as    string
+}
+
+// asking is how a destination is asked, and for what it may have instead, with nothing written. reuse may be nil.
+type asking struct {
+	ask   func(context.Context, content) (string, error)
+	reuse *reuse
+}
+
+// whatIsThere asks the destination for every blob that may have to go there, and for what may take the place of those
+// that it lacks.
+func whatIsThere(ctx context.Context, env *Env, from source, dst manifest.Ref, p *copyPlan, o *Options) (answers, error) {
+	a, err := asker(env, from, dst)
+	if err != nil || a.ask == nil {
+		return answers{}, err
 	}
+	there, err := askAll(ctx, env, a.ask, p)
+	if err != nil || a.reuse == nil {
+		return answers{there: there}, err
+	}
+	instead := make(map[insteadKey]digest.Digest)
+	for _, ip := range leaves(p.images) {
+		for i, encode := range ip.encode {
+			l := ip.image.Layers[i]
+			n, ok := ip.replaceable(l, encode, p.naming, o)
+			key := insteadKey{l.Digest, n.as}
+			if _, asked := instead[key]; !ok || asked || !encode && there[l.Digest] == ActionHave {
+				continue
+			}
+			found, _ := a.reuse.find(ctx, l, n)
+			instead[key] = found.Digest
+		}
+	}
+	return answers{there, instead}, nil
+}
+
+// askAll asks for every blob once. One that gets no answer would be copied.
+func askAll(ctx context.Context, env *Env, ask func(context.Context, content) (string, error), p *copyPlan) (map[digest.Digest]string, error) {
 	var mu sync.Mutex
 	there := make(map[digest.Digest]string)
 	var all []content
@@ -139,41 +180,49 @@ func (p imagePlan) contents() []content {
 	return out
 }
 
-// asker is how a destination is asked for a blob, nil when it cannot be: an archive begins empty, and a dir: says
+// asker is how a destination is asked for a blob, nothing when it cannot be: an archive begins empty, and a dir: says
 // nothing to who does not write.
-func asker(env *Env, from source, dst manifest.Ref) (func(context.Context, content) (string, error), error) {
+func asker(env *Env, from source, dst manifest.Ref) (asking, error) {
+	here := reuse{facts: env.Facts, source: from, seen: onlyHere}
 	switch dst.Transport {
 	case manifest.Docker:
 		to := newDockerTo(env, dst)
 		if src, ok := from.(*docker); ok {
 			to.mountFrom(src)
 		}
-		return func(ctx context.Context, c content) (string, error) {
+		here.has = to.has
+		here = to.reuse(here)
+		return asking{func(ctx context.Context, c content) (string, error) {
 			have, err := to.has(ctx, c.Descriptor)
 			if !have && to.from != "" {
 				return ActionMount, err
 			}
 			return haveOr(have, ActionCopy), err
-		}, nil
+		}, &here}, nil
 	case manifest.OCI:
 		to, err := openLayout(dst)
 		if errors.Is(err, ErrNotFound) {
-			return nil, nil // it would be made
+			return asking{}, nil // it would be made
 		}
-		return func(ctx context.Context, c content) (string, error) {
+		here.has = to.has
+		return asking{func(ctx context.Context, c content) (string, error) {
 			have, err := to.has(ctx, c.Descriptor)
 			return haveOr(have, ActionCopy), err
-		}, err
+		}, &here}, err
 	case manifest.Containerd:
 		from := openContainerd(env, dst)
-		return func(ctx context.Context, c content) (string, error) {
-			lacks, err := from.lacks(ctx, c.Descriptor)
-			return haveOr(!lacks, ActionCopy), err
-		}, nil
+		here.has = func(ctx context.Context, d v1.Descriptor) (bool, error) {
+			lacks, err := from.lacks(ctx, d)
+			return !lacks, err
+		}
+		return asking{func(ctx context.Context, c content) (string, error) {
+			have, err := here.has(ctx, c.Descriptor)
+			return haveOr(have, ActionCopy), err
+		}, &here}, nil
 	case manifest.Store:
-		return func(_ context.Context, c content) (string, error) { return inStore(env.Store, c) }, nil
+		return asking{ask: func(_ context.Context, c content) (string, error) { return inStore(env.Store, c) }}, nil
 	}
-	return nil, nil
+	return asking{}, nil
 }
 
 // inStore finds a layer by its tar. A variant's layer is always looked at again, for the files that are missing.
@@ -197,12 +246,12 @@ func haveOr(have bool, action string) string {
 }
 
 // describePlan says what a plan does, with what the destination has. It is pure.
-func describePlan(s situation, p *copyPlan, o *Options, there map[digest.Digest]string) *DryRunResult {
+func describePlan(s situation, p *copyPlan, o *Options, has answers) *DryRunResult {
 	out := &DryRunResult{Edit: p.naming.edit(topEdit(p)), Bytes: make(map[string]int64), Instances: []DryRunInstance{}, Referrers: p.referrers.count()}
 	if out.Edit == "" {
 		out.Digest = s.top.digest
 	}
-	d := describer{s: s, layout: p.layout, there: there, naming: p.naming}
+	d := describer{s: s, layout: p.layout, has: has, naming: p.naming, options: o}
 	d.walk(p.images, out)
 	counted := make(map[digest.Digest]bool)
 	for _, in := range out.Instances {
@@ -218,10 +267,11 @@ func describePlan(s situation, p *copyPlan, o *Options, there map[digest.Digest]
 
 // describer is what all instances of a plan have in common.
 type describer struct {
-	s      situation
-	layout manifest.Layout
-	there  map[digest.Digest]string
-	naming *naming
+	s       situation
+	layout  manifest.Layout
+	has     answers
+	naming  *naming
+	options *Options
 }
 
 func (d describer) walk(images []imagePlan, out *DryRunResult) {
@@ -286,7 +336,7 @@ func (d describer) instance(ip imagePlan) DryRunInstance {
 	contents := ip.contents()
 	for i, c := range contents {
 		b := DryRunBlob{Digest: c.Digest, MediaType: c.MediaType, Size: c.Size, Action: ActionCopy}
-		if action, ok := d.there[c.Digest]; ok {
+		if action, ok := d.has.there[c.Digest]; ok {
 			b.Action = action
 		}
 		layer := ip.image != nil && i > 0
@@ -294,6 +344,7 @@ func (d describer) instance(ip imagePlan) DryRunInstance {
 			i += len(ip.image.Layers) + 1 - len(contents) // a sentinel that goes is not among them
 		}
 		switch {
+		case layer && d.reused(ip, i-1, &b):
 		case layer && ip.encode[i-1]:
 			b.Action, b.Reason = ActionEncode, d.encodeReason(c, ip.compress.Algorithm)
 		case layer && isElsewhere(c.Descriptor) && !ip.download && !d.s.toStore && ip.compress.Algorithm == "":
@@ -306,6 +357,20 @@ func (d describer) instance(ip imagePlan) DryRunInstance {
 		out.Blobs = append(out.Blobs, b)
 	}
 	return out
+}
+
+// reused says that another blob takes a layer's place.
+func (d describer) reused(ip imagePlan, i int, b *DryRunBlob) bool {
+	if len(d.has.instead) == 0 {
+		return false
+	}
+	n, ok := ip.replaceable(ip.image.Layers[i], ip.encode[i], d.naming, d.options)
+	found := d.has.instead[insteadKey{b.Digest, n.as}]
+	if !ok || found == "" {
+		return false
+	}
+	b.Action, b.Reason = ActionReuse, fmt.Sprintf("the destination has its tar in %s, as %s", n.as, found)
+	return true
 }
 
 // leftOut is why an instance is not copied, "" when it is.
@@ -375,7 +440,7 @@ func (r *DryRunResult) String() string {
 	if r.Referrers > 0 {
 		fmt.Fprintf(&b, "%d referrers go with it\n", r.Referrers)
 	}
-	for _, action := range []string{ActionHave, ActionMount, ActionCopy, ActionEncode, ActionUnpack} {
+	for _, action := range []string{ActionHave, ActionMount, ActionReuse, ActionCopy, ActionEncode, ActionUnpack} {
 		if n, ok := r.Bytes[action]; ok {
 			fmt.Fprintf(&b, "%s: %d bytes\n", action, n)
 		}

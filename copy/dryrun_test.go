@@ -82,7 +82,7 @@ func TestDescribeLeftOut(t *testing.T) {
 		{imagePlan{}, "sentinel variants only"},
 		{imagePlan{plain: true}, ""},
 	} {
-		got := describePlan(situation{}, &copyPlan{top: topList, images: []imagePlan{c.ip}}, &Options{}, nil)
+		got := describePlan(situation{}, &copyPlan{top: topList, images: []imagePlan{c.ip}}, &Options{}, answers{})
 		if left := got.Instances[0].LeftOut; !strings.Contains(left, c.want) || (left == "") != (c.want == "") {
 			t.Errorf("%+v: %q, want %q", c.ip, left, c.want)
 		}

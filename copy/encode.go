@@ -15,11 +15,11 @@ import (
 	"github.com/tocsin/tocsin/manifest"
 )
 
-// encode makes one layer anew in the asked compression and stores it. The tar inside stays the same, and is compared
-// with the config's diffID on the way.
-func (r *runner) encode(ctx context.Context, l manifest.Layer, c Compression) (v1.Descriptor, error) {
-	key := madeKey{layerKey{blob: l.Digest, diffID: l.DiffID}, c}
-	made, err := r.made.do(ctx, key, func() (v1.Descriptor, error) { return r.encodeOnce(ctx, l, c) })
+// encode makes one layer anew in the compression that its image is to have and stores it, unless the destination has
+// one that may be taken for it. The tar inside stays the same, and is compared with the config's diffID on the way.
+func (r *runner) encode(ctx context.Context, ip imagePlan, l manifest.Layer) (v1.Descriptor, error) {
+	key := madeKey{layerKey{blob: l.Digest, diffID: l.DiffID}, ip.compress}
+	made, err := r.made.do(ctx, key, func() (v1.Descriptor, error) { return r.encodeOnce(ctx, ip, l) })
 	return relabel(l.Descriptor, made), err
 }
 
@@ -38,12 +38,18 @@ func relabel(old, made v1.Descriptor) v1.Descriptor {
 	return d
 }
 
-func (r *runner) encodeOnce(ctx context.Context, l manifest.Layer, c Compression) (v1.Descriptor, error) {
+func (r *runner) encodeOnce(ctx context.Context, ip imagePlan, l manifest.Layer) (v1.Descriptor, error) {
 	if err := r.slots.Acquire(ctx, 1); err != nil {
 		return v1.Descriptor{}, err
 	}
 	defer r.slots.Release(1)
-	made, err := r.encodeTar(ctx, l, c, reading{r.ownTar, checkDiffID})
+	if need, ok := ip.replaceable(l, true, r.naming, r.options); ok {
+		if found, ok := r.reuse().find(ctx, l, need); ok {
+			r.reused.Add(1)
+			return found, nil
+		}
+	}
+	made, err := r.encodeTar(ctx, l, ip.compress, reading{r.ownTar, checkDiffID})
 	return made.desc, err
 }
 
@@ -83,11 +89,20 @@ func (r *runner) encodeAs(ctx context.Context, l manifest.Layer, c Compression, 
 	}
 	if err != nil {
 		err = errors.Join(err, out.abort())
-	} else {
-		err = out.commit(ctx, made.desc)
+	} else if err = out.commit(ctx, made.desc); err == nil {
+		r.learn(l, c, made, tar)
 	}
 	meter.Done(err)
 	return made, err
+}
+
+// learn remembers what was hashed while a layer was made anew: the new blob and its tar, and the old blob if it was that
+// which was read (rule 18).
+func (r *runner) learn(l manifest.Layer, c Compression, made tarBlob, read io.Reader) {
+	r.env.Facts.add(fact{Tar: made.tar, Blob: made.desc.Digest, Size: made.desc.Size, As: c.Algorithm, TOC: made.desc.Annotations})
+	if own, ok := read.(*blobTar); ok && manifest.IsLayer(l.MediaType) {
+		r.env.Facts.add(fact{Tar: made.tar, Blob: l.Digest, Size: l.Size, As: own.as})
+	}
 }
 
 // ownTar is the tar that a layer's blob holds.
@@ -100,13 +115,18 @@ func (r *runner) ownTar(ctx context.Context, l manifest.Layer, meter Meter) (io.
 	if err != nil {
 		return nil, errors.Join(err, layer.Close())
 	}
-	return &blobTar{tar, layer}, nil
+	as := tar.Algorithm
+	if _, files := r.from.(*storeSource); files {
+		as = "" // maybe the tar was made of files, and nobody has read the blob
+	}
+	return &blobTar{tar, layer, as}, nil
 }
 
 // blobTar is a tar with the blob that it is in.
 type blobTar struct {
 	*compression.Reader
 	blob io.Closer
+	as   string // how the blob that was read holds it; "" if none was
 }
 
 func (b *blobTar) Close() error { return errors.Join(b.Reader.Close(), b.blob.Close()) }

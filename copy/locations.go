@@ -164,12 +164,11 @@ func mountCandidates(own, from string, known []string) (out []string) {
 // failure of the copy (rule 37): false, and the blob has to be sent.
 func (d *docker) tryMount(ctx context.Context, desc v1.Descriptor, candidates []string) bool {
 	for _, repo := range candidates {
-		if repo != d.from {
-			if there, err := d.client.Repo(d.ref.Host, repo).HasBlob(ctx, desc); err != nil || !there {
-				continue
-			}
+		ask := d.take
+		if repo == d.from {
+			ask = d.repo.Mount
 		}
-		if done, err := d.repo.Mount(ctx, desc, repo); err == nil && done {
+		if done, err := ask(ctx, desc, repo); err == nil && done {
 			return true
 		}
 	}
@@ -182,6 +181,23 @@ func (d *docker) tryMount(ctx context.Context, desc v1.Descriptor, candidates []
 		d.seen.add(location{d.ref.Host, map[bool]string{true: "yes", false: "no"}[done], ""})
 	}
 	return err == nil && done
+}
+
+// hasIn asks for a blob in another repository of the host.
+func (d *docker) hasIn(ctx context.Context, desc v1.Descriptor, repo string) (bool, error) {
+	return d.client.Repo(d.ref.Host, repo).HasBlob(ctx, desc)
+}
+
+// take mounts a blob from another repository of the host, if that still has it.
+func (d *docker) take(ctx context.Context, desc v1.Descriptor, repo string) (bool, error) {
+	done, err := d.hasIn(ctx, desc, repo)
+	if err != nil || !done {
+		return false, err
+	}
+	if done, err = d.repo.Mount(ctx, desc, repo); done {
+		d.saw(desc)
+	}
+	return done, err
 }
 
 // saw remembers that the repository has a blob.

@@ -135,6 +135,7 @@ type Env struct {
 	Jobs        int                // blobs under way at once; 0: 6
 	Trust       *Trust             // nil: every image is accepted
 	Locations   *Locations         // nil: blobs are mounted from the source's repository only
+	Facts       *Facts             // nil: a layer that has to be made anew always is
 
 	inside
 }

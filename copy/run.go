@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -39,6 +40,7 @@ type shared struct {
 	views  flights[viewKey, tarBlob]        // tars of tables of contents
 	placed flights[placedKey, document]     // instances' manifests written
 	heads  sync.Map                         // digest to the compression that a blob that was read is in
+	reused atomic.Int64                     // layers that were not made anew, because the destination has their tars
 }
 
 // layerKey is a layer together with what its image says its tar is: images that disagree share nothing.
@@ -133,6 +135,9 @@ func (r *runner) run(ctx context.Context, s situation, p *copyPlan) (*Result, er
 	r.wrote(top.digest)
 	if err := r.refer(ctx, p.referrers); err != nil {
 		return nil, err
+	}
+	if n := r.reused.Load(); n > 0 {
+		r.note("%d layers were not made anew: the destination has their tars in the compression that was asked for", n)
 	}
 	if n := remade(p.images, s); n > 0 && top.digest != s.top.digest {
 		r.note("layers that the store has only as files were made anew (%d), so the digest is %s and not %s", n, digestAt(r.to, top.digest), s.top.digest)
@@ -256,15 +261,13 @@ func (r *runner) layers(ctx context.Context, ip imagePlan) ([]v1.Descriptor, err
 		l := ip.image.Layers[i]
 		switch {
 		case ip.encode[i]:
-			out[i], err = r.encode(ctx, l, ip.compress)
+			out[i], err = r.encode(ctx, ip, l)
 		case ip.download && isElsewhere(l.Descriptor):
 			out[i], err = fetched(l.Descriptor), r.layer(ctx, l)
 		case ip.compress.Algorithm == "" && isElsewhere(l.Descriptor):
 			out[i] = l.Descriptor
 		default:
-			if err = r.layer(ctx, l); err == nil {
-				out[i], err = r.sniffed(ctx, ip, l)
-			}
+			out[i], err = r.whole(ctx, ip, l)
 		}
 		if err != nil {
 			err = fmt.Errorf("layer %d (%s): %w", i, l.Digest, err)
@@ -288,7 +291,7 @@ func (r *runner) sniffed(ctx context.Context, ip imagePlan, l manifest.Layer) (v
 		r.note("layer %s calls itself %s, but is %s; the manifest may not change, so it goes on saying so", d.Digest, claimed, is)
 	case ip.compress.Algorithm != "" && ip.compress.Algorithm != is:
 		r.note("layer %s calls itself %s, but is %s, so it was made anew", d.Digest, claimed, is)
-		return r.encode(ctx, l, ip.compress)
+		return r.encode(ctx, ip, l)
 	case ip.edited() || ip.converted():
 		r.note("layer %s calls itself %s, but is %s; its media type was corrected", d.Digest, claimed, is)
 		d.MediaType = layerMediaType(is.(string))

@@ -135,10 +135,11 @@ func (a *app) env(progress copy.Progress, refs ...manifest.Ref) (_ *copy.Env, do
 	if err != nil {
 		return nil, nil, err
 	}
-	e := &copy.Env{Registry: client, Destination: other, Progress: progress, Jobs: a.config.Jobs, Locations: locations()}
+	e := &copy.Env{Registry: client, Destination: other, Progress: progress, Jobs: a.config.Jobs}
+	e.Locations, e.Facts = memory()
 	closers := []func() error{func() error {
-		if err := e.Locations.Save(); err != nil {
-			a.log.Warn("a later copy may send what it need not", "error", err)
+		if err := errors.Join(e.Locations.Save(), e.Facts.Save()); err != nil {
+			a.log.Warn("a later copy may send or make what it need not", "error", err)
 		}
 		return nil
 	}}
@@ -217,13 +218,14 @@ func localPlatform() v1.Platform {
 	return v1.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH, Variant: p.Variant}
 }
 
-// locations are kept in the user's cache directory; without one nothing is remembered.
-func locations() *copy.Locations {
+// memory is what copies remember for later ones, in the user's cache directory; without one it is nothing.
+func memory() (*copy.Locations, *copy.Facts) {
 	dir, err := os.UserCacheDir()
 	if err != nil {
-		return nil
+		return nil, nil
 	}
-	return copy.OpenLocations(filepath.Join(dir, "tocsin", "locations"))
+	dir = filepath.Join(dir, "tocsin")
+	return copy.OpenLocations(filepath.Join(dir, "locations")), copy.OpenFacts(filepath.Join(dir, "facts"))
 }
 
 func parseRef(s string) (manifest.Ref, error) {

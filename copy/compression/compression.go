@@ -42,6 +42,9 @@ func Sniff(head []byte) string {
 // Reader is a layer's tar stream, for one goroutine. Its EOF is the tar's; Close reads the blob below to its own end,
 // so that whoever verifies the blob sees all of it.
 type Reader struct {
+	// Algorithm is what the tar is packed with, as Sniff says. It is not written to.
+	Algorithm string
+
 	tar   io.Reader
 	blob  io.Reader
 	close func()
@@ -65,22 +68,23 @@ func NewReader(blob io.Reader) (*Reader, error) {
 	if err != nil && err != io.EOF {
 		return nil, err
 	}
-	switch Sniff(head) {
+	algorithm := Sniff(head)
+	switch algorithm {
 	case manifest.Gzip:
 		z, err := gzip.NewReader(buffered)
 		if err != nil {
 			return nil, fmt.Errorf("gzip: %w", err)
 		}
 		a := ReadAhead(z)
-		return &Reader{tar: a, blob: buffered, close: func() { a.Stop(); z.Close() }}, nil
+		return &Reader{Algorithm: algorithm, tar: a, blob: buffered, close: func() { a.Stop(); z.Close() }}, nil
 	case manifest.Zstd:
 		z, err := zstd.NewReader(buffered, zstd.WithDecoderMaxWindow(128<<20))
 		if err != nil {
 			return nil, fmt.Errorf("zstd: %w", err)
 		}
-		return &Reader{tar: z, blob: buffered, close: z.Close}, nil
+		return &Reader{Algorithm: algorithm, tar: z, blob: buffered, close: z.Close}, nil
 	}
-	return &Reader{tar: buffered, blob: buffered, close: func() {}}, nil
+	return &Reader{Algorithm: algorithm, tar: buffered, blob: buffered, close: func() {}}, nil
 }
 
 // NewWriter compresses a tar as manifest.Gzip, Zstd or None, or by the recipe gzipv1.Name, which has no levels. Level 0 is
