@@ -204,3 +204,14 @@ func TestDockerDaemonStuck(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// rule 1: what a tag names is read once, also where a copy has to know that it is a list before it chooses.
+func TestTopIsReadOnce(t *testing.T) {
+	w := newWorld(t, 2)
+	w.copy(w.multi(algoGzip), w.docker("a:1"), nil)
+	w.front.Forget()
+	w.copy(w.docker("a:1"), "docker-archive:"+t.TempDir()+"/x.tar", &Options{Select: Select{Fallback: platform(t, "linux/amd64")}})
+	if n := w.front.Count("GET", "/v2/a/manifests/1"); n != 1 {
+		t.Errorf("the tag was read %d times", n)
+	}
+}
