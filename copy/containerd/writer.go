@@ -27,6 +27,8 @@ const (
 	leaseTime = 24 * time.Hour
 	// releaseTime bounds the wait for containerd to release a lease.
 	releaseTime = 10 * time.Second
+	// abortPause is the time between two attempts to remove a write that failed.
+	abortPause = 20 * time.Millisecond
 )
 
 // Writer puts blobs into a namespace under a lease, so that containerd's garbage collection keeps them until an image
@@ -124,10 +126,25 @@ func (w *Writer) drop(ctx context.Context, out content.Writer, ref string) error
 	err := out.Close()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTime)
 	defer cancel()
-	if abort := w.content.Abort(w.leased(ctx), ref); !errdefs.IsNotFound(abort) {
-		err = errors.Join(err, abort)
+	return errors.Join(err, w.abort(ctx, ref))
+}
+
+// abort removes what arrived of a write. Closing a stream only says that no more is sent: containerd may still be writing
+// what came before, and then fails to remove the directory that it writes to. So it is asked again, for as long as ctx.
+func (w *Writer) abort(ctx context.Context, ref string) error {
+	again := time.NewTicker(abortPause)
+	defer again.Stop()
+	for {
+		err := w.content.Abort(w.leased(ctx), ref)
+		if err == nil || errdefs.IsNotFound(err) {
+			return nil
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return err
+		}
 	}
-	return err
 }
 
 // Pending is a blob being written whose digest is known only at its end. Exactly one of Commit and Abort ends it.
