@@ -90,20 +90,21 @@ func chainOf(im *manifest.Image) containerd.Chain {
 // probeRanges reads a byte of a variant's first layer: registry.ErrNoRanges if its place turns out to serve whole blobs
 // only. Whatever else happens says nothing about that, and is nil.
 func probeRanges(ctx context.Context, from source, im *manifest.Image) error {
-	for _, l := range im.DataLayers() {
-		src, _ := from.ranged(l.Descriptor)
-		if src == nil || l.TOC == nil {
-			return nil
-		}
-		one := []chunked.Range{{Off: l.TOC.TOC.Off, Len: 1}}
-		err := src.ReadRanges(ctx, one, func(_ chunked.Range, body io.Reader) error {
-			_, err := io.Copy(io.Discard, body)
-			return err
-		})
-		if errors.Is(err, registry.ErrNoRanges) {
-			return err
-		}
+	layers := im.DataLayers()
+	if len(layers) == 0 || layers[0].TOC == nil {
 		return nil
+	}
+	src, _ := from.ranged(layers[0].Descriptor)
+	if src == nil {
+		return nil
+	}
+	one := []chunked.Range{{Off: layers[0].TOC.TOC.Off, Len: 1}}
+	err := src.ReadRanges(ctx, one, func(_ chunked.Range, body io.Reader) error {
+		_, err := io.Copy(io.Discard, body)
+		return err
+	})
+	if errors.Is(err, registry.ErrNoRanges) {
+		return err
 	}
 	return nil
 }
