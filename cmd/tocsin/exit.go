@@ -117,8 +117,16 @@ func printError(w io.Writer, asJSON bool, err error, code int) {
 			Code    int    `json:"code"`
 			Message string `json:"message"`
 			Hint    string `json:"hint,omitempty"`
+			// What a registry answered, and about what, if one did.
+			Ref  string `json:"ref,omitempty"`
+			HTTP int    `json:"http,omitempty"`
 		}
-		_ = json.NewEncoder(w).Encode(map[string]body{"error": {code, err.Error(), hint(err)}})
+		b := body{Code: code, Message: err.Error(), Hint: hint(err)}
+		var answer *registry.Error
+		if errors.As(err, &answer) {
+			b.Ref, b.HTTP = answer.Ref(), answer.Status
+		}
+		_ = json.NewEncoder(w).Encode(map[string]body{"error": b})
 		return
 	}
 	fmt.Fprintf(w, "tocsin: %v\n", err)

@@ -21,13 +21,23 @@ func run(args []string) int {
 	defer stop()
 	root := newRoot()
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return exitOK
 	}
 	code := exitCode(ctx, err)
-	printError(os.Stderr, root.PersistentFlags().Lookup("json-errors").Changed, err, code)
+	printError(os.Stderr, asksJSON(cmd), err, code)
 	return code
+}
+
+// asksJSON reports whether a command line wants errors as JSON: it says so, or wants its result so.
+func asksJSON(cmd *cobra.Command) bool {
+	for _, name := range []string{"json", "json-errors"} {
+		if f := cmd.Flags().Lookup(name); f != nil && f.Value.String() == "true" {
+			return true
+		}
+	}
+	return false
 }
 
 // newRoot makes the whole command tree. Flags that every command has hang on the root.
@@ -52,7 +62,7 @@ func newRoot() *cobra.Command {
 	f.BoolVar(&a.flags.verbose, "verbose", false, "log what is done")
 	a.access.flags(f, "", "")
 	a.override.flags(f)
-	f.Bool("json-errors", false, "write errors as JSON")
+	f.Bool("json-errors", false, "write errors as JSON, as --json does")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(err) })
 	root.AddCommand(
 		newCopy(a), newPull(a), newPush(a), newSave(a), newLoad(a), newTag(a), newTags(a), newManifest(a),

@@ -52,6 +52,26 @@ func (e *Error) Error() string {
 	return s
 }
 
+// Ref is what the request was about: HOST/REPOSITORY with :TAG or @DIGEST, or less where it was about less.
+func (e *Error) Ref() string {
+	_, path, ok := strings.Cut(e.Path, "/v2/")
+	if !ok {
+		return e.Host
+	}
+	for _, kind := range []string{"/manifests/", "/blobs/", "/referrers/"} {
+		repo, what, found := strings.Cut(path, kind)
+		switch {
+		case found && strings.Contains(what, ":"):
+			return e.Host + "/" + repo + "@" + what
+		case found && kind == "/manifests/":
+			return e.Host + "/" + repo + ":" + what
+		case found:
+			return e.Host + "/" + repo
+		}
+	}
+	return e.Host + "/" + strings.TrimSuffix(path, "/tags/list")
+}
+
 // Unwrap returns the sentinel, nil for statuses that have none.
 func (e *Error) Unwrap() error { return e.kind }
 
