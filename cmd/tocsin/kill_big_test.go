@@ -23,25 +23,23 @@ func TestKillInBigBlob(t *testing.T) {
 	src := "docker://" + b.host + "/big:1"
 	want := b.run(root, "copy", "oci:img:big", src)
 	for i, place := range []string{"oci:out", "dir:dir", "store:x"} {
-		// The layer is asked for in at least six requests. Before the one that kills, some blocks have arrived.
-		for _, n := range []int{4, 5} {
-			root, dst := fmt.Sprint(root, i, n), fmt.Sprint(place, n)
-			if !b.killed(n, root, "copy", src, dst) {
-				t.Fatalf("%s: request %d was not made: %v", dst, n, b.front.Log())
-			}
-			b.front.Forget()
-			if got := b.run(root, "copy", src, dst); got != want {
-				t.Errorf("%s, killed at %d: the next run made %s of %s", dst, n, got, want)
-			}
-			if got := b.front.Bytes("GET", "/blobs/"); got > 40<<20-(1<<20)+64<<10 {
-				t.Errorf("%s, killed at %d: the next run fetched %d bytes", dst, n, got)
-			}
-			out := fmt.Sprintf("oci:read%d%d:x", i, n)
-			if i < 2 {
-				b.run(root, "copy", dst, out) // verifies every blob
-			} else {
-				b.run(root, "check", "--verify")
-			}
+		root := fmt.Sprint(root, i)
+		// Behind manifest, config and the layer's first block comes its rest, in one request or several: which of them
+		// a machine takes depends on how near it finds the registry.
+		if !b.killed(3, root, "copy", src, place) {
+			t.Fatalf("%s: the rest was not asked for: %v", place, b.front.Log())
+		}
+		b.front.Forget()
+		if got := b.run(root, "copy", src, place); got != want {
+			t.Errorf("%s: the next run made %s of %s", place, got, want)
+		}
+		if got := b.front.Bytes("GET", "/blobs/"); got > 40<<20-(1<<20)+64<<10 {
+			t.Errorf("%s: the next run fetched %d bytes", place, got)
+		}
+		if i < 2 {
+			b.run(root, "copy", place, fmt.Sprintf("oci:read%d:x", i)) // verifies every blob
+		} else {
+			b.run(root, "check", "--verify")
 		}
 	}
 }
