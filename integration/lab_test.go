@@ -198,7 +198,11 @@ func (l *lab) putManifest(repo, reference, mediaType string, document any) v1.De
 
 func (l *lab) putBlob(repo, mediaType string, document any) v1.Descriptor {
 	l.t.Helper()
-	raw := encode(l.t, document)
+	return l.putBytes(repo, mediaType, encode(l.t, document))
+}
+
+func (l *lab) putBytes(repo, mediaType string, raw []byte) v1.Descriptor {
+	l.t.Helper()
 	d := v1.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(raw), Size: int64(len(raw))}
 	answer, err := http.Post("http://"+l.Registry+"/v2/"+repo+"/blobs/uploads/", "", nil)
 	if err != nil {

@@ -432,6 +432,8 @@ func TestUnboundVerify(t *testing.T) {
 	if _, err := d.Mounts(ctx, "n1/8/container"); err == nil {
 		t.Error("a container of the denied image is mounted")
 	}
+	_, err = d.Stat(ctx, names[0]) // all that containerd asks when the image is pulled again
+	mustRefuse(t, err, "does not match its diffID")
 	if _, err := d.Mounts(ctx, "n2/8/container"); err != nil {
 		t.Errorf("a container of another image that shows the same layer: %v", err)
 	}

@@ -187,10 +187,19 @@ func (s *Snapshotter) Close() error {
 	return s.meta.Close()
 }
 
-// Stat returns what is known about a snapshot.
+// Stat returns what is known about a snapshot. A denied one is an error: when an image is
+// pulled again, this is all that containerd asks about a chain id that it knows.
 func (s *Snapshotter) Stat(ctx context.Context, key string) (info snapshots.Info, err error) {
-	err = s.read(ctx, func(ctx context.Context, _ rows) error {
-		_, info, _, err = storage.GetInfo(ctx, key)
+	err = s.read(ctx, func(ctx context.Context, r rows) error {
+		id, found, _, err := storage.GetInfo(ctx, key)
+		if err != nil {
+			return err
+		}
+		info = found
+		rw, err := r.get(id)
+		if err == nil && rw.Denied != "" {
+			err = fmt.Errorf("snapshot %s is denied: %s: %w", key, rw.Denied, errdefs.ErrFailedPrecondition)
+		}
 		return err
 	})
 	return info, err

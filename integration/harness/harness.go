@@ -219,11 +219,17 @@ type Container struct {
 
 // Run runs a container to its end, removes it, and returns what it wrote to standard output.
 func (m *Machine) Run(ctx context.Context, c Container) (string, error) {
+	args, _ := m.runArgs(c)
+	return m.Ctr(ctx, args...)
+}
+
+// runArgs are ctr's for a container, and its new name.
+func (m *Machine) runArgs(c Container) (args []string, id string) {
 	snapshotter := c.Snapshotter
 	if snapshotter == "" {
 		snapshotter = "overlayfs"
 	}
-	args := append([]string{"run", "--rm", "--snapshotter", snapshotter}, c.Flags...)
-	args = append(args, c.Image, fmt.Sprintf("run-%d", m.containers.Add(1)))
-	return m.Ctr(ctx, append(args, c.Args...)...)
+	id = fmt.Sprintf("run-%d", m.containers.Add(1))
+	args = append([]string{"run", "--rm", "--snapshotter", snapshotter}, c.Flags...)
+	return append(append(args, c.Image, id), c.Args...), id
 }
