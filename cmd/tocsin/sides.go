@@ -62,21 +62,32 @@ func (x access) apply(o *registry.Options, refs ...manifest.Ref) error {
 	if !ok || user == "" {
 		return usage(errors.New("credentials on the command line are USER:PASSWORD; `tocsin login` asks for a password"))
 	}
-	mine := map[string]bool{}
+	own := map[string]login{}
 	for _, r := range refs {
 		if r.Transport == manifest.Docker {
-			mine[r.Host] = true
-			mine["registry-1.docker.io"] = mine[dockerHub]
+			own[r.Host] = login{user, password}
 		}
 	}
+	useLogins(o, own)
+	return nil
+}
+
+// login is a user and password that a command was given for a registry.
+type login struct{ user, password string }
+
+// useLogins makes a client log in to these hosts so, and to all others with its files.
+func useLogins(o *registry.Options, own map[string]login) {
 	files := o.AuthFiles
 	o.Credentials = func(host string) (string, string, error) {
-		if mine[host] {
-			return user, password, nil
+		l, ok := own[host]
+		if !ok && host == "registry-1.docker.io" { // where docker.io is
+			l, ok = own[dockerHub]
+		}
+		if ok {
+			return l.user, l.password, nil
 		}
 		return registry.Lookup(files, host)
 	}
-	return nil
 }
 
 // sides are the flags of a command with a source and a destination.

@@ -79,7 +79,7 @@ func (a *app) syncClient(registries map[string]syncRegistry) (*registry.Client, 
 	if err := a.access.apply(o); err != nil {
 		return nil, err
 	}
-	own := make(map[string]syncRegistry)
+	own := make(map[string]login)
 	for _, host := range slices.Sorted(maps.Keys(registries)) {
 		r := registries[host]
 		if r.TLSVerify != nil && !*r.TLSVerify {
@@ -90,21 +90,11 @@ func (a *app) syncClient(registries map[string]syncRegistry) (*registry.Client, 
 		if r.CertDir != "" {
 			o.CertDirs[host] = r.CertDir
 		}
-		if r.Credentials.Username == "" {
-			continue
-		}
-		own[host] = r
-		if host == dockerHub {
-			own["registry-1.docker.io"] = r
+		if r.Credentials.Username != "" {
+			own[host] = login{r.Credentials.Username, r.Credentials.Password}
 		}
 	}
-	files := o.AuthFiles
-	o.Credentials = func(host string) (string, string, error) {
-		if r, ok := own[host]; ok {
-			return r.Credentials.Username, r.Credentials.Password, nil
-		}
-		return registry.Lookup(files, host)
-	}
+	useLogins(o, own)
 	return registry.New(o), nil
 }
 
