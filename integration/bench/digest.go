@@ -42,10 +42,8 @@ func digests(ctx context.Context) (err error) {
 		return err
 	}
 	crane := filepath.Join(dir, "crane")
-	build := exec.CommandContext(ctx, "go", "build", "-o", crane, "github.com/google/go-containerregistry/cmd/crane")
-	build.Dir = filepath.Join(repo, "integration", "oracle")
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("build crane: %w\n%s", err, out)
+	if err := buildTheirs(ctx, repo, cranePackage, crane); err != nil {
+		return err
 	}
 	file := filepath.Join(dir, "layers.tar")
 	layers, err := writeLayers(file)

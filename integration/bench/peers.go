@@ -73,13 +73,21 @@ func buildPeers(ctx context.Context, m *harness.Machine) error {
 	if err := harness.Build("./cmd/tocsin", filepath.Join(m.Dir, "tocsin")); err != nil {
 		return err
 	}
+	if err := buildTheirs(ctx, repo, "./peer", filepath.Join(m.Dir, "image")); err != nil {
+		return err
+	}
+	return buildTheirs(ctx, repo, cranePackage, filepath.Join(m.Dir, "crane"))
+}
+
+const cranePackage = "github.com/google/go-containerregistry/cmd/crane"
+
+// buildTheirs builds a program from the module of the second opinions.
+func buildTheirs(ctx context.Context, repo, pkg, to string) error {
 	const tags = "containers_image_openpgp exclude_graphdriver_btrfs exclude_graphdriver_devicemapper"
-	for name, pkg := range map[string]string{"image": "./peer", "crane": "github.com/google/go-containerregistry/cmd/crane"} {
-		build := exec.CommandContext(ctx, "go", "build", "-tags", tags, "-o", filepath.Join(m.Dir, name), pkg)
-		build.Dir = filepath.Join(repo, "integration", "oracle")
-		if out, err := build.CombinedOutput(); err != nil {
-			return fmt.Errorf("build %s: %w\n%s", pkg, err, out)
-		}
+	build := exec.CommandContext(ctx, "go", "build", "-tags", tags, "-o", to, pkg)
+	build.Dir = filepath.Join(repo, "integration", "oracle")
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("build %s: %w\n%s", pkg, err, out)
 	}
 	return nil
 }
