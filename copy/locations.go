@@ -23,7 +23,9 @@ type Locations struct {
 	path string
 
 	mu     sync.Mutex
+	loaded bool
 	list   []location      // the newest last
+	added  bool            // something is not in the file yet
 	asking map[string]bool // hosts that this process has asked to mount from anywhere
 }
 
@@ -37,9 +39,15 @@ const (
 	maxKnown         = 5 // rule 37
 )
 
-// OpenLocations reads the file, which need not be there. What cannot be read is forgotten.
-func OpenLocations(path string) *Locations {
-	return &Locations{path: path, list: readLocations(path)}
+// OpenLocations remembers in a file, which need not be there and is read when it is first needed. What cannot be read is
+// forgotten.
+func OpenLocations(path string) *Locations { return &Locations{path: path} }
+
+// load reads the file once. The caller holds the lock.
+func (l *Locations) load() {
+	if !l.loaded {
+		l.list, l.loaded = readLocations(l.path), true
+	}
 }
 
 func readLocations(path string) []location {
@@ -84,13 +92,16 @@ func mergeLocations(older, newer []location) []location {
 	return out
 }
 
-// Save writes the file, with what other processes have written since.
+// Save writes the file if there is something new, with what other processes have written since.
 func (l *Locations) Save() error {
 	if l == nil {
 		return nil
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if !l.added {
+		return nil
+	}
 	l.list = mergeLocations(readLocations(l.path), l.list)
 	err := os.MkdirAll(filepath.Dir(l.path), 0o700) // nobody else's business
 	if err == nil {
@@ -99,6 +110,7 @@ func (l *Locations) Save() error {
 	if err != nil {
 		return fmt.Errorf("remember where blobs are: %w", err)
 	}
+	l.added = false
 	return nil
 }
 
@@ -108,7 +120,8 @@ func (l *Locations) add(at location) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.list = mergeLocations(l.list, []location{at})
+	l.load()
+	l.list, l.added = mergeLocations(l.list, []location{at}), true
 }
 
 // known are the repositories of a host in which a blob was seen, the newest first.
@@ -118,6 +131,7 @@ func (l *Locations) known(host string, d digest.Digest) (repos []string) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.load()
 	for _, at := range slices.Backward(l.list) {
 		if at.host == host && at.digest == d.String() {
 			repos = append(repos, at.repo)
