@@ -25,6 +25,9 @@ var (
 	ErrAmbiguous = errors.New("ambiguous")
 	// ErrSchema says that index.db was written by another, incompatible version.
 	ErrSchema = errors.New("unknown schema version")
+	// ErrReplaced says that index.db is no longer the one that this process opened, or an older copy of it: the numbers
+	// that the process knows name other things there. Open the store again.
+	ErrReplaced = errors.New("the store was replaced")
 	// ErrLocked says that index.lock could not be had within Options.LockTimeout.
 	ErrLocked = errors.New("index is locked")
 )

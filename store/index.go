@@ -6,17 +6,18 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
+	"slices"
 
 	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
 )
 
 // schemaVersion changes when an older program must not touch the index any more.
-const schemaVersion = 3
+const schemaVersion = 4
 
 // The buckets of index.db. Digest keys are full digest strings, number keys are big-endian.
 var (
-	bucketMeta       = []byte("meta")       // "schema" -> version
+	bucketMeta       = []byte("meta")       // "schema" -> version, "id" -> identityRow
 	bucketManifests  = []byte("manifests")  // digest -> stored manifest
 	bucketSignatures = []byte("signatures") // manifest digest -> list of signatures
 	bucketRecords    = []byte("records")    // manifest digest -> Record
@@ -54,13 +55,12 @@ func (s *Store) initIndex() error {
 	if err != nil {
 		return err
 	}
-	if v == upgradable {
-		return s.upgrade(path)
+	if slices.Contains(upgradable(), v) {
+		err = s.upgrade(path)
+	} else if v != fmt.Sprint(schemaVersion) {
+		err = fmt.Errorf("index.db: %w: %q, this program writes %d", ErrSchema, v, schemaVersion)
 	}
-	if v != fmt.Sprint(schemaVersion) {
-		return fmt.Errorf("index.db: %w: %q, this program writes %d", ErrSchema, v, schemaVersion)
-	}
-	return nil
+	return err
 }
 
 func (s *Store) readSchema(path string) (v string, err error) {
@@ -80,10 +80,10 @@ func (s *Store) readSchema(path string) (v string, err error) {
 	return v, err
 }
 
-// upgradable is the version before kept blobs, which lacks a bucket and nothing else.
-const upgradable = "2"
+// upgradable are the versions that lack what upgrade adds, and nothing else: 2 the bucket of kept blobs, 3 the identity.
+func upgradable() []string { return []string{"2", "3"} }
 
-// upgrade makes an index of version 2 one of this version, in one transaction.
+// upgrade makes an older index one of this version, in one transaction.
 func (s *Store) upgrade(path string) error {
 	if err := s.disk.step("commit", path); err != nil {
 		return err
@@ -97,7 +97,7 @@ func (s *Store) upgrade(path string) error {
 		if _, err := tx.CreateBucketIfNotExists(bucketKept); err != nil {
 			return err
 		}
-		return tx.Bucket(bucketMeta).Put(keySchema, []byte(fmt.Sprint(schemaVersion)))
+		return putIdentity(tx)
 	})
 }
 
@@ -116,7 +116,7 @@ func (s *Store) createIndex(path string) error {
 				return err
 			}
 		}
-		return tx.Bucket(bucketMeta).Put(keySchema, []byte(fmt.Sprint(schemaVersion)))
+		return putIdentity(tx)
 	})
 	if cerr := db.Close(); err == nil {
 		err = cerr
@@ -128,6 +128,15 @@ func (s *Store) createIndex(path string) error {
 		return err
 	}
 	return s.disk.unlink(scratch)
+}
+
+// openIndex opens an index.db that is there: bbolt would make an empty one.
+func (s *Store) openIndex(readOnly bool) (*bolt.DB, error) {
+	path := s.path("index.db")
+	if !exists(path) {
+		return nil, fmt.Errorf("%s: %w: it is gone", path, ErrReplaced)
+	}
+	return s.openDB(path, readOnly)
 }
 
 func (s *Store) openDB(path string, readOnly bool) (*bolt.DB, error) {
@@ -150,12 +159,19 @@ func (s *Store) view(fn func(tx *bolt.Tx) error) error {
 		return err
 	}
 	defer unlock()
-	db, err := s.openDB(s.path("index.db"), true)
+	db, err := s.openIndex(true)
 	if err != nil {
 		return err
 	}
 	defer db.Close()
-	return guarded(func() error { return db.View(fn) })
+	return guarded(func() error {
+		return db.View(func(tx *bolt.Tx) error {
+			if err := s.recognize(tx); err != nil {
+				return err
+			}
+			return fn(tx)
+		})
+	})
 }
 
 // update runs fn in a write transaction; its error rolls everything back. The files that fn makes the index name
@@ -171,7 +187,7 @@ func (s *Store) update(fn func(tx *bolt.Tx) error) (err error) {
 	if err := s.disk.step("commit", s.path("index.db")); err != nil {
 		return err
 	}
-	db, err := s.openDB(s.path("index.db"), false)
+	db, err := s.openIndex(false)
 	if err != nil {
 		return err
 	}
@@ -180,7 +196,22 @@ func (s *Store) update(fn func(tx *bolt.Tx) error) (err error) {
 			err = cerr
 		}
 	}()
-	return guarded(func() error { return db.Update(fn) })
+	return guarded(func() error { return s.change(db, fn) })
+}
+
+func (s *Store) change(db *bolt.DB, fn func(tx *bolt.Tx) error) error {
+	var epoch uint64
+	err := db.Update(func(tx *bolt.Tx) error {
+		if err := s.recognize(tx); err != nil {
+			return err
+		}
+		epoch = uint64(tx.ID())
+		return fn(tx)
+	})
+	if err == nil {
+		s.identity.reach(epoch)
+	}
+	return err
 }
 
 // guarded turns what bbolt does on a damaged page, a panic or a fault outside the mapping, into an error.

@@ -34,7 +34,8 @@ type Store struct {
 	now         func() time.Time
 	smallBatch  int // objects or directories that a batch syncs one by one
 
-	index sync.RWMutex // orders goroutines at the index; index.lock orders processes
+	index    sync.RWMutex // orders goroutines at the index; index.lock orders processes
+	identity recognized
 
 	pinMu   sync.Mutex
 	pinFile *os.File // held while this process may own process pins; nil until the first

@@ -280,22 +280,37 @@ func TestSchema(t *testing.T) {
 	wantIs(t, err, ErrSchema)
 }
 
-// A store from before blobs were kept is taken over with what is in it.
+// Stores from before blobs were kept and from before they had an identity are taken over with what is in them, and the
+// program of that time refuses them afterwards: their version is another.
 func TestSchemaUpgrade(t *testing.T) {
-	s := newStore(t)
-	im := putImage(t, s, "linux/amd64")
-	ok(t, s.Commit(Commit{Records: []Record{im.record}, Manifests: im.manifests, Name: "img"}))
-	ok(t, s.update(func(tx *bolt.Tx) error {
-		return errors.Join(tx.DeleteBucket(bucketKept), tx.Bucket(bucketMeta).Put(keySchema, []byte(upgradable)))
-	}))
-	s = must[*Store](t)(Open(s.Root(), nil))
-	if r, _, err := s.Resolve("img"); err != nil || len(r) != 1 {
-		t.Fatal(r, err)
+	for version, older := range map[string]func(tx *bolt.Tx) error{
+		"2": func(tx *bolt.Tx) error {
+			return errors.Join(tx.DeleteBucket(bucketKept), tx.Bucket(bucketMeta).Delete(keyID))
+		},
+		"3": func(tx *bolt.Tx) error { return tx.Bucket(bucketMeta).Delete(keyID) },
+	} {
+		t.Run(version, func(t *testing.T) {
+			s := newStore(t)
+			im := putImage(t, s, "linux/amd64")
+			ok(t, s.Commit(Commit{Records: []Record{im.record}, Manifests: im.manifests, Name: "img"}))
+			ok(t, s.update(func(tx *bolt.Tx) error {
+				return errors.Join(older(tx), tx.Bucket(bucketMeta).Put(keySchema, []byte(version)))
+			}))
+			_, err := s.Records()
+			wantIs(t, err, ErrSchema)
+			s = must[*Store](t)(Open(s.Root(), nil))
+			if r, _, err := s.Resolve("img"); err != nil || len(r) != 1 {
+				t.Fatal(r, err)
+			}
+			if id := must[Identity](t)(s.Identity()); id.ID == "" || id.Epoch == 0 {
+				t.Fatal(id)
+			}
+			blob := putBytes(t, s, []byte("layer"))
+			ok(t, s.Commit(Commit{Top: im.record.Manifest, Kept: map[digest.Digest][]digest.Digest{im.record.Manifest: {blob}}}))
+			must[*Store](t)(Open(s.Root(), nil))
+			wantClean(t, s)
+		})
 	}
-	blob := putBytes(t, s, []byte("layer"))
-	ok(t, s.Commit(Commit{Top: im.record.Manifest, Kept: map[digest.Digest][]digest.Digest{im.record.Manifest: {blob}}}))
-	must[*Store](t)(Open(s.Root(), nil))
-	wantClean(t, s)
 }
 
 func TestLockTimeout(t *testing.T) {
