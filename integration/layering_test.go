@@ -20,7 +20,7 @@ import (
 // other standard packages are free. A module stands for all its packages; a longer path for that part only; * is any.
 //
 // Tests of a package may import what it may, anything of the operating system, any module, and the test packages
-// integration/{contentd,front,link,mkimage,trees}.
+// integration/{contentd,forge,front,link,mkimage,trees}.
 const policy = `
 manifest            <                                               |                            | opencontainers opencontainers/image-spec distribution/reference containerd/platforms
 chunked             < manifest                                      |                            | opencontainers klauspost/compress vbatts/tar-split sync
@@ -38,6 +38,7 @@ snapshotter         < manifest chunked chunked/fill store snapshotter/lazyfs | o
 cmd/tocsin          < all                                           | os net context               | *
 integration/front   <                                               | net context                  |
 integration/contentd <                                              | os net context               | opencontainers containerd containerd/images containerd/stores containerd/errdefs bbolt grpc
+integration/forge   < manifest                                      | os net context               | opencontainers klauspost/compress vbatts/tar-split
 integration/link    <                                               | os net context               | sys
 integration/mkimage <                                               | os context                   | opencontainers klauspost/compress containerd/archive
 integration/mkimage/cmd/mkimage < integration/mkimage               | os context                   |
@@ -92,7 +93,7 @@ var neverImported = []string{"github.com/containerd/containerd/v2/client"}
 
 const modulePath = "github.com/tocsin/tocsin"
 
-var testPackages = []string{"integration/contentd", "integration/front", "integration/link", "integration/mkimage", "integration/trees"}
+var testPackages = []string{"integration/contentd", "integration/forge", "integration/front", "integration/link", "integration/mkimage", "integration/trees"}
 
 // rule is one line of policy.
 type rule struct {

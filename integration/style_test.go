@@ -28,6 +28,8 @@ var wide = map[string]string{
 	"../chunked.wireEntry": "the TOC's own fields",
 	"../cmd/tocsin.config": "the configuration keys of spec/cli.md",
 	"../copy.Inspection":   "skopeo's field names",
+
+	"../integration/forge.Wire": "the TOC's own fields",
 }
 
 // says is what every package comment must do: set the package apart from others.
