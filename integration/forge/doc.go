@@ -20,5 +20,7 @@
 // An Image joins layers, with or without a sentinel and with whatever diff_ids; a Bundle of it is written as an OCI
 // layout or pushed to a registry.
 //
+// Lies has the named lies that tests of every door share, each with the kind of claim it is about.
+//
 // The package shares no code with the writer of package chunked, so that what tocsin reads was not written by itself.
 package forge

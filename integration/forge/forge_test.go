@@ -211,3 +211,31 @@ func TestPlaces(t *testing.T) {
 		}
 	}
 }
+
+// TestLies: each lie can be written, in every algorithm, and is not what the honest base says.
+func TestLies(t *testing.T) {
+	names := map[string]bool{}
+	for _, lie := range Lies() {
+		if names[lie.Kind+lie.Name] {
+			t.Errorf("%s: %s: twice", lie.Kind, lie.Name)
+		}
+		names[lie.Kind+lie.Name] = true
+		for _, alg := range []digest.Algorithm{digest.SHA256, digest.SHA512} {
+			l, err := lie.Layer(alg)
+			if err != nil {
+				t.Fatalf("%s: %s: %v", lie.Kind, lie.Name, err)
+			}
+			b := written(t, l)
+			base, err := Base(alg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if honest := written(t, base); b.TOC.Digest == honest.TOC.Digest || b.Descriptor.Digest.Algorithm() != alg || b.DiffID.Algorithm() != alg {
+				t.Errorf("%s: %s: TOC %s, DiffID %s", lie.Kind, lie.Name, b.TOC.Digest, b.DiffID)
+			}
+			if !bytes.Equal(unpack(t, b.Bytes), b.Tar) {
+				t.Errorf("%s: %s: the frames do not give the tar", lie.Kind, lie.Name)
+			}
+		}
+	}
+}
