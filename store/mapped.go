@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Mapped is a file in memory, read-only and shared. Writing to its bytes faults.
+// Mapped is a file in memory and shared. Writing to its bytes faults, except to those of a Scratch.
 type Mapped struct{ b []byte }
 
 // Bytes are valid until Close and then fault when touched.

@@ -1,44 +1,69 @@
 package fill
 
-import "sync"
+import (
+	"sync"
 
-// Buffers are reused in two sizes: most chunks fit in the small one
-// (64 KiB on average), most ranges in the large one.
+	"github.com/tocsin/tocsin/store"
+)
+
+// Buffers are reused in three sizes: most chunks fit in the small one (64 KiB on
+// average), and one of 4 MiB is usual elsewhere. What is longer, up to 256 MiB for
+// a chunk of a few bytes in the blob, lies in a file, and so does what the memory
+// budget has no room for.
 const (
-	smallBuffer = 256 << 10
-	largeBuffer = DefaultMaxRange
+	smallBuffer  = 256 << 10
+	mediumBuffer = 1 << 20
+	largeBuffer  = 8 << 20
 )
 
 type buffers struct {
-	small, large sync.Pool
-
-	// huge lets one chunk longer than largeBuffer be decoded at a time: a
-	// hostile TOC can name 256 MiB that take a few bytes in the blob.
-	huge sync.Mutex
+	free [3]sync.Pool // of *buffer
 }
 
-// buffer returns n bytes whose content is anything.
-func (p *Pool) buffer(n int64) []byte {
-	pool, size := &p.bufs.small, int64(smallBuffer)
-	if n > smallBuffer {
-		pool, size = &p.bufs.large, largeBuffer
-	}
-	if n > size {
-		return make([]byte, n)
-	}
-	if b, ok := pool.Get().(*[]byte); ok {
-		return (*b)[:n]
-	}
-	return make([]byte, n, size)
+// buffer is memory whose first content is anything.
+type buffer struct {
+	b    []byte // as long as it was asked for
+	file *store.Mapped
 }
 
-// reuse takes back what buffer returned.
-func (p *Pool) reuse(b []byte) {
-	b = b[:cap(b)]
-	switch len(b) {
-	case smallBuffer:
-		p.bufs.small.Put(&b)
-	case largeBuffer:
-		p.bufs.large.Put(&b)
+// sizeClass says which of the reused buffers n bytes fit in; -1: none.
+func sizeClass(n int64) (class int, size int64) {
+	for i, size := range []int64{smallBuffer, mediumBuffer, largeBuffer} {
+		if n <= size {
+			return i, size
+		}
 	}
+	return -1, 0
+}
+
+// buffer returns n bytes for which release must be called.
+func (p *Pool) buffer(n int64) (*buffer, error) {
+	class, size := sizeClass(n)
+	if class < 0 || !p.memory.chunks.TryAcquire(size) {
+		m, err := p.st.Scratch(max(n, 1))
+		if err != nil {
+			return nil, err
+		}
+		return &buffer{b: m.Bytes()[:n], file: m}, nil
+	}
+	b, ok := p.bufs.free[class].Get().(*buffer)
+	if !ok {
+		b = &buffer{b: make([]byte, size)}
+	}
+	b.b = b.b[:n]
+	return b, nil
+}
+
+// release takes back what buffer returned.
+func (p *Pool) release(b *buffer) {
+	if b.file != nil {
+		if err := b.file.Close(); err != nil {
+			p.opt.Logger.Warn("scratch file stays mapped", "err", err)
+		}
+		return
+	}
+	b.b = b.b[:cap(b.b)]
+	class, size := sizeClass(int64(len(b.b)))
+	p.bufs.free[class].Put(b)
+	p.memory.chunks.Release(size)
 }

@@ -48,6 +48,7 @@ func (o *object) finished(fin *finish, err error) {
 		o.state.stored = true
 		if _, ok := o.body.(*memory); ok {
 			o.body = nil
+			o.pool.memory.objects.Release(o.key.Size)
 		}
 		o.pool.count.objects.Add(1)
 	case errors.Is(err, store.ErrDigestMismatch):

@@ -120,6 +120,9 @@ type part struct {
 
 // add gathers the chunks of object x.
 func (e *ensuring) add(ctx context.Context, x int) error {
+	if err := e.makeRoom(ctx, e.l.index.Object(x).Size); err != nil {
+		return err
+	}
 	h, err := e.l.acquireAbsent(x)
 	if err != nil {
 		return err
@@ -145,6 +148,22 @@ func (e *ensuring) add(ctx context.Context, x int) error {
 			return err
 		}
 	}
+}
+
+// makeRoom completes groups under way while memory has no room for another small
+// object. Once there are none, others have taken it all: then the object is filled
+// on disk.
+func (e *ensuring) makeRoom(ctx context.Context, size int64) error {
+	for size <= memoryLimit && !e.l.pool.memory.room(size) {
+		e.flush()
+		if len(e.groups) == 0 {
+			return nil
+		}
+		if err := e.settle(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // acquireAbsent holds an object that the store does not have. One that was

@@ -204,20 +204,38 @@ func (a *arriving) Read(b []byte) (int, error) {
 // bytes are in. A chunk that fails its digest condemns the source, but what
 // else the body has is still verified and kept.
 func (f *fetch) read(s span, body io.Reader) error {
-	buf := f.pool.buffer(s.Len)
-	defer f.pool.reuse(buf)
-	have := int64(0)
-	for _, i := range s.pieces {
+	at := s.Off
+	for _, r := range s.runs {
+		n, err := io.CopyN(io.Discard, body, r.Off-at)
+		if at += n; err == nil {
+			err = f.readRun(r, body, &at)
+		}
+		if err != nil {
+			return fmt.Errorf("range %d+%d ends after %d bytes: %w", s.Off, s.Len, at-s.Off, err)
+		}
+	}
+	return nil
+}
+
+// readRun takes the bytes of one run out of the body; at is moved to where the
+// body is afterwards.
+func (f *fetch) readRun(r run, body io.Reader, at *int64) error {
+	buf, err := f.pool.buffer(r.Len)
+	if err != nil {
+		return err
+	}
+	defer f.pool.release(buf)
+	for _, i := range r.pieces {
 		d := f.demands[i]
-		end := d.chunk.Blob.End() - s.Off
+		have, end := *at-r.Off, d.chunk.Blob.End()-r.Off
 		if end > have {
-			n, err := io.ReadFull(body, buf[have:end])
-			have += int64(n)
+			n, err := io.ReadFull(body, buf.b[have:end])
+			*at += int64(n)
 			if err != nil {
-				return fmt.Errorf("range %d+%d ends after %d bytes: %w", s.Off, s.Len, have, err)
+				return err
 			}
 		}
-		f.answer(d, buf[d.chunk.Blob.Off-s.Off:end])
+		f.answer(d, buf.b[d.chunk.Blob.Off-r.Off:end])
 	}
 	return nil
 }
@@ -226,13 +244,13 @@ func (f *fetch) answer(d *demand, frames []byte) {
 	if d.settled() {
 		return
 	}
-	if d.chunk.Size > largeBuffer {
-		f.pool.bufs.huge.Lock()
-		defer f.pool.bufs.huge.Unlock()
+	dst, err := f.pool.buffer(d.chunk.Size)
+	if err != nil {
+		d.obj.settle(d, fmt.Errorf("object %s chunk %d: %w", d.obj.key.Digest, d.i, err))
+		return
 	}
-	dst := f.pool.buffer(d.chunk.Size)
-	defer f.pool.reuse(dst)
-	if err := chunked.DecodeChunk(dst, frames, d.chunk); err != nil {
+	defer f.pool.release(dst)
+	if err := chunked.DecodeChunk(dst.b, frames, d.chunk); err != nil {
 		err = fmt.Errorf("object %s chunk %d: %w: %w", d.obj.key.Digest, d.i, ErrDigestMismatch, err)
 		f.pool.count.mismatches.Add(1)
 		d.layer.quarantine(f.from, err)
@@ -242,7 +260,7 @@ func (f *fetch) answer(d *demand, frames []byte) {
 		return
 	}
 	f.pool.count.chunks.Add(1)
-	d.obj.settle(d, d.obj.keep(d.i, dst, d.layer, f.from))
+	d.obj.settle(d, d.obj.keep(d.i, dst.b, d.layer, f.from))
 }
 
 // await waits until d is answered, ctx is done, or nothing moved for

@@ -22,10 +22,11 @@ type LayerSpec struct {
 
 // Layer is one layer of the store. It lives as long as its pool.
 type Layer struct {
-	pool  *Pool
-	n     uint64
-	index *chunked.Index
-	src   sources
+	pool   *Pool
+	n      uint64
+	index  *chunked.Index
+	mapped int // bytes of the index
+	src    sources
 }
 
 // Number returns the layer's number in the store.
@@ -88,10 +89,16 @@ func (p *Pool) fetchLayer(spec LayerSpec, src Source) (uint64, error) {
 	}
 	raw, err := p.fetchTOC(ref, src)
 	<-slots
+	defer p.letGo(raw)
 	if err != nil {
 		return 0, err
 	}
-	index, tarsplit, err := verifyTOC(raw, ref, spec.Blob.Size)
+	done, err := p.memory.build(p.life.ctx, tocCost(ref))
+	if err != nil {
+		return 0, fmt.Errorf("TOC %s: %w", ref.Digest, err)
+	}
+	defer done()
+	index, tarsplit, err := verifyTOC(raw.parts, ref, spec.Blob.Size)
 	if err != nil {
 		if errors.Is(err, chunked.ErrDigestMismatch) {
 			p.count.mismatches.Add(1)
@@ -106,9 +113,25 @@ func (p *Pool) fetchLayer(spec LayerSpec, src Source) (uint64, error) {
 	return p.st.PutLayer(row, index, tarsplit)
 }
 
-// fetchTOC returns the compressed TOC and tar-split, not verified.
-func (p *Pool) fetchTOC(ref *manifest.TOCRef, src Source) ([2][]byte, error) {
-	var out [2][]byte
+// tocCost is about what the index of a TOC takes to make.
+func tocCost(ref *manifest.TOCRef) int64 { return ref.TOCRawLen + ref.TarSplit.Len }
+
+// fetched is a compressed TOC and its tar-split, not verified.
+type fetched struct {
+	parts [2][]byte
+	bufs  []*buffer // that they lie in
+}
+
+func (p *Pool) letGo(f fetched) {
+	for _, b := range f.bufs {
+		p.release(b)
+	}
+}
+
+// fetchTOC returns the compressed TOC and tar-split. What it returns must be let
+// go of, with an error too.
+func (p *Pool) fetchTOC(ref *manifest.TOCRef, src Source) (fetched, error) {
+	var out fetched
 	want := []manifest.Range{ref.TOC, ref.TarSplit}
 	spans := planRanges(want, p.opt.MaxGap, manifest.MaxTOCSize+manifest.MaxTarSplitSize)
 	ranges := make([]manifest.Range, len(spans))
@@ -123,12 +146,18 @@ func (p *Pool) fetchTOC(ref *manifest.TOCRef, src Source) ([2][]byte, error) {
 		if next == len(spans) || spans[next].Range != r {
 			return fmt.Errorf("source answered a range that was not asked for: %d+%d", r.Off, r.Len)
 		}
-		buf := make([]byte, r.Len)
-		if _, err := io.ReadFull(body, buf); err != nil {
+		buf, err := p.buffer(r.Len)
+		if err != nil {
 			return err
 		}
-		for _, i := range spans[next].pieces {
-			out[i] = buf[want[i].Off-r.Off : want[i].End()-r.Off]
+		out.bufs = append(out.bufs, buf)
+		if _, err := io.ReadFull(body, buf.b); err != nil {
+			return err
+		}
+		for _, run := range spans[next].runs {
+			for _, i := range run.pieces {
+				out.parts[i] = buf.b[want[i].Off-r.Off : want[i].End()-r.Off]
+			}
 		}
 		next++
 		return nil
@@ -201,7 +230,7 @@ func (p *Pool) Layer(n uint64) (*Layer, error) {
 		mapped.Close()
 		return nil, fmt.Errorf("index of layer %d: %w", n, err)
 	}
-	l = &Layer{pool: p, n: n, index: index}
+	l = &Layer{pool: p, n: n, index: index, mapped: len(mapped.Bytes())}
 	if err := l.mergeRow(); err != nil {
 		mapped.Close()
 		return nil, err
@@ -244,18 +273,30 @@ func (p *Pool) ViewOf(ctx context.Context, c store.Chain) (uint64, error) {
 		if n, ok, err := p.st.ViewByKey(c); err != nil || ok {
 			return n, err
 		}
-		indexes := make([]*chunked.Index, len(c.Layers))
-		for i, n := range c.Layers {
-			l, err := p.Layer(n)
-			if err != nil {
-				return 0, err
-			}
-			indexes[i] = l.index
-		}
-		tree, err := chunked.Merge(indexes)
-		if err != nil {
-			return 0, fmt.Errorf("%s: %w", c, err)
-		}
-		return p.st.PutView(c, tree)
+		return p.merge(c)
 	})
+}
+
+// merge makes and stores the view of a chain that has none.
+func (p *Pool) merge(c store.Chain) (uint64, error) {
+	indexes := make([]*chunked.Index, len(c.Layers))
+	cost := int64(0)
+	for i, n := range c.Layers {
+		l, err := p.Layer(n)
+		if err != nil {
+			return 0, err
+		}
+		indexes[i] = l.index
+		cost += int64(l.mapped)
+	}
+	done, err := p.memory.build(p.life.ctx, cost)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", c, err)
+	}
+	defer done()
+	tree, err := chunked.Merge(indexes)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", c, err)
+	}
+	return p.st.PutView(c, tree)
 }

@@ -55,9 +55,9 @@ type body interface {
 	ReadAt(p []byte, off int64) (int, error)
 }
 
-// memoryLimit is the longest object that is filled in memory: written once,
-// with one sync for many of them, where a partial object costs three files
-// and two syncs.
+// memoryLimit is the longest object that is filled in memory, while the budget
+// has room: written once, with one sync for many of them, where a partial object
+// costs three files and two syncs.
 const memoryLimit = 1 << 20
 
 // handle is a hold on an object as one layer knows it.
@@ -104,7 +104,7 @@ func (h handle) init(lazy bool) error {
 		return err
 	}
 	n := l.index.NumChunks(x)
-	if o.key.Size <= memoryLimit && (!lazy || n <= 1) {
+	if o.key.Size <= memoryLimit && (!lazy || n <= 1) && o.pool.memory.objects.TryAcquire(o.key.Size) {
 		o.body = newMemory(l.index.Chunks(x), o.key.Size)
 		return nil
 	}
@@ -175,8 +175,11 @@ func (o *object) release() {
 	if f := o.whole.Swap(nil); f != nil {
 		f.Close()
 	}
-	if part, ok := o.body.(*store.Partial); ok {
-		if err := part.Close(); err != nil {
+	switch body := o.body.(type) {
+	case *memory:
+		p.memory.objects.Release(o.key.Size)
+	case *store.Partial:
+		if err := body.Close(); err != nil {
 			p.opt.Logger.Warn("partial object not closed", "object", o.key.Digest, "err", err)
 		}
 	}

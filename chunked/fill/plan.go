@@ -20,11 +20,30 @@ const (
 	maxRangesPerCall = 128
 )
 
-// span is one range to ask for, and the wanted pieces that lie in it: indices
-// into the slice given to planRanges, by ascending end.
+// span is one range to ask for, and what of it is wanted.
 type span struct {
 	manifest.Range
+	runs []run // ascending and disjoint
+}
+
+// run is a stretch of a span that is wanted as a whole: the piece in it, or all
+// pieces that overlap, as indices into the slice given to planRanges, by ascending
+// end.
+type run struct {
+	manifest.Range
 	pieces []int
+}
+
+// add takes a piece that begins at or after what the span has.
+func (s *span) add(i int, w manifest.Range) {
+	s.Len = max(s.End(), w.End()) - s.Off
+	if n := len(s.runs); n > 0 && w.Off < s.runs[n-1].End() {
+		last := &s.runs[n-1]
+		last.Len = max(last.End(), w.End()) - last.Off
+		last.pieces = append(last.pieces, i)
+		return
+	}
+	s.runs = append(s.runs, run{w, []int{i}})
 }
 
 // planRanges turns wanted pieces of one blob into the ranges to ask for:
@@ -46,15 +65,15 @@ func planRanges(want []manifest.Range, maxGap, maxRange int64) []span {
 	for _, i := range order {
 		w := want[i]
 		if n := len(out); n > 0 && joins(out[n-1].Range, w, maxGap, maxRange) {
-			last := &out[n-1]
-			last.Len = max(last.End(), w.End()) - last.Off
-			last.pieces = append(last.pieces, i)
+			out[n-1].add(i, w)
 			continue
 		}
-		out = append(out, span{Range: w, pieces: []int{i}})
+		out = append(out, span{Range: w, runs: []run{{w, []int{i}}}})
 	}
 	for _, s := range out {
-		slices.SortStableFunc(s.pieces, func(a, b int) int { return cmp.Compare(want[a].End(), want[b].End()) })
+		for _, r := range s.runs {
+			slices.SortStableFunc(r.pieces, func(a, b int) int { return cmp.Compare(want[a].End(), want[b].End()) })
+		}
 	}
 	return out
 }

@@ -48,7 +48,7 @@ func TestPlanRanges(t *testing.T) {
 		}
 		var got []string
 		for _, s := range planRanges(want, 64, 1000) {
-			got = append(got, fmt.Sprintf("%d+%d%v", s.Off, s.Len, s.pieces))
+			got = append(got, fmt.Sprintf("%d+%d%v", s.Off, s.Len, pieces(s)))
 		}
 		expected := strings.TrimSpace(strings.TrimPrefix(all[n+1], "=>"))
 		if s := strings.Join(got, " "); s != expected {
@@ -58,6 +58,13 @@ func TestPlanRanges(t *testing.T) {
 	if cases < 10 {
 		t.Fatalf("%s has %d cases", path, cases)
 	}
+}
+
+func pieces(s span) (out []int) {
+	for _, r := range s.runs {
+		out = append(out, r.pieces...)
+	}
+	return out
 }
 
 // Whatever is wanted: ranges are ascending and disjoint, each piece is in the
@@ -80,13 +87,21 @@ func TestPlanRangesProperties(t *testing.T) {
 			end = s.End() - 1
 			covered := make([]bool, s.Len)
 			last := int64(0)
-			for _, i := range s.pieces {
-				if seen[i] || want[i].Off < s.Off || want[i].End() > s.End() || want[i].End() < last {
-					t.Fatalf("round %d: piece %d %v in range %v", round, i, want[i], s)
+			for _, r := range s.runs {
+				if r.Off < last || r.Off < s.Off || r.End() > s.End() {
+					t.Fatalf("round %d: run %v in range %v", round, r, s)
 				}
-				seen[i], last = true, want[i].End()
-				for at := want[i].Off; at < want[i].End(); at++ {
-					covered[at-s.Off] = true
+				for _, i := range r.pieces {
+					if seen[i] || want[i].Off < r.Off || want[i].End() > r.End() || want[i].End() < last {
+						t.Fatalf("round %d: piece %d %v in run %v", round, i, want[i], r)
+					}
+					seen[i], last = true, want[i].End()
+					for at := want[i].Off; at < want[i].End(); at++ {
+						covered[at-s.Off] = true
+					}
+				}
+				if last != r.End() {
+					t.Fatalf("round %d: run %v goes beyond its pieces", round, r)
 				}
 			}
 			for at, run := int64(0), int64(0); at < s.Len; at++ {

@@ -35,6 +35,10 @@ type Options struct {
 	// Window bounds the read-ahead of one sequential reader in bytes of the
 	// file. 0: DefaultWindow; negative: no read-ahead.
 	Window int64
+	// Memory bounds in bytes what all work under way holds at one time: tables of
+	// contents that become indexes, views that are merged, chunks and small files
+	// on their way. What is mapped from files does not count. 0: DefaultMemory.
+	Memory int64
 	// Background makes Pool.Background do something.
 	Background bool
 	// Logger gets failures that nobody waits for. nil: none.
@@ -61,6 +65,9 @@ func (o *Options) withDefaults() Options {
 	if opt.Window == 0 {
 		opt.Window = DefaultWindow
 	}
+	if opt.Memory <= 0 {
+		opt.Memory = DefaultMemory
+	}
 	if opt.Logger == nil {
 		opt.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -71,12 +78,13 @@ func (o *Options) withDefaults() Options {
 // concurrent use. Make one per process: single flight and the limit on
 // requests hold within a pool.
 type Pool struct {
-	st    *store.Store
-	opt   Options
-	life  lifetime
-	write committer
-	count counters
-	bufs  buffers
+	st     *store.Store
+	opt    Options
+	life   lifetime
+	write  committer
+	count  counters
+	memory *budget
+	bufs   buffers
 
 	mu      sync.Mutex
 	layers  map[uint64]*Layer
@@ -98,6 +106,7 @@ func New(st *store.Store, o *Options) *Pool {
 		objects: make(map[store.PartialKey]*object),
 		hosts:   make(map[string]*scheduler),
 	}
+	p.memory = newBudget(p.opt.Memory)
 	p.life.ctx, p.life.cancel = context.WithCancelCause(context.Background())
 	p.write.init(p)
 	return p

@@ -36,12 +36,14 @@ type app struct {
 	sides        sides  // for one, of commands that have two
 	override     override
 	log          *slog.Logger
+	memory       int64 // budget for work on layers, in bytes
 	saidNoPolicy bool
 }
 
 // load reads the configuration and lays flags and environment over it.
 func (a *app) load(cmd *cobra.Command) error {
 	a.log = newLogger(a.flags.verbose)
+	a.memory = limitMemory()
 	c, err := readConfig(a.flags.config)
 	if err != nil {
 		return err
@@ -121,6 +123,7 @@ func (a *app) openLocal(client *registry.Client, background bool) (*local, error
 		Connect:     known.connect,
 		Jobs:        a.config.Jobs,
 		ReadTimeout: time.Duration(a.config.ReadTimeout),
+		Memory:      a.memory,
 		Background:  background,
 		Logger:      a.log,
 	})
