@@ -24,7 +24,8 @@ import (
 const policy = `
 manifest            <                                               |                            | opencontainers opencontainers/image-spec distribution/reference containerd/platforms
 chunked             < manifest                                      |                            | opencontainers klauspost/compress vbatts/tar-split sync
-store               < manifest                                      | os context unsafe            | opencontainers bbolt sys
+store/boltfile      <                                               |                            |
+store               < manifest store/boltfile                       | os context unsafe            | opencontainers bbolt sys
 chunked/fill        < manifest chunked store                        | os context                   | opencontainers klauspost/compress sync time
 copy/registry       < manifest                                      | os net context               | opencontainers containerd/remotes containerd/errdefs containerd/log distribution/reference docker/credentials sync time
 copy/policy         < manifest                                      |                            | opencontainers distribution/reference go-crypto x/crypto yaml
@@ -34,7 +35,7 @@ copy/gzipv1         <                                               |           
 copy/compression    < manifest copy/gzipv1                          |                            | klauspost/compress
 copy                < manifest chunked chunked/fill store copy/registry copy/policy copy/containerd copy/dockerd copy/gzipv1 copy/compression | os context               | opencontainers klauspost/compress vbatts/tar-split sync
 snapshotter/lazyfs  < manifest chunked chunked/fill store           | os net context unsafe        | go-fuse sys sync
-snapshotter         < manifest chunked chunked/fill store snapshotter/lazyfs | os net context      | opencontainers containerd containerd/errdefs containerd/log grpc bbolt sys sync
+snapshotter         < manifest chunked chunked/fill store store/boltfile snapshotter/lazyfs | os net context      | opencontainers containerd containerd/errdefs containerd/log grpc bbolt sys sync
 cmd/tocsin          < all                                           | os net context               | *
 integration/front   <                                               | net context                  |
 integration/contentd <                                              | os net context               | opencontainers containerd containerd/images containerd/stores containerd/errdefs bbolt grpc

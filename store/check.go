@@ -68,12 +68,10 @@ func (c *checkRun) found(kind, object, format string, args ...any) *Finding {
 }
 
 func (c *checkRun) readIndex() error {
-	return c.s.view(func(tx *bolt.Tx) error {
-		for err := range tx.Check() {
-			c.found("corrupt", "index.db", "%v", err)
-		}
-		return c.rows.read(tx)
-	})
+	if err := c.checkPages(); err != nil {
+		return err
+	}
+	return c.s.view(c.rows.read)
 }
 
 func (r *checkRows) read(tx *bolt.Tx) error {

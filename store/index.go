@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
-	"runtime/debug"
 	"slices"
 
 	bolt "go.etcd.io/bbolt"
@@ -64,18 +63,15 @@ func (s *Store) initIndex() error {
 }
 
 func (s *Store) readSchema(path string) (v string, err error) {
-	db, err := s.openDB(path, true)
-	if err != nil {
-		return "", err
-	}
-	defer db.Close()
-	err = db.View(func(tx *bolt.Tx) error {
-		meta := tx.Bucket(bucketMeta)
-		if meta == nil {
-			return fmt.Errorf("index.db: %w: none", ErrSchema)
-		}
-		v = string(meta.Get(keySchema))
-		return nil
+	err = s.withDB(path, true, func(db *bolt.DB) error {
+		return db.View(func(tx *bolt.Tx) error {
+			meta := tx.Bucket(bucketMeta)
+			if meta == nil {
+				return fmt.Errorf("index.db: %w: none", ErrSchema)
+			}
+			v = string(meta.Get(keySchema))
+			return nil
+		})
 	})
 	return v, err
 }
@@ -88,16 +84,13 @@ func (s *Store) upgrade(path string) error {
 	if err := s.disk.step("commit", path); err != nil {
 		return err
 	}
-	db, err := s.openDB(path, false)
-	if err != nil {
-		return err
-	}
-	defer db.Close()
-	return db.Update(func(tx *bolt.Tx) error {
-		if _, err := tx.CreateBucketIfNotExists(bucketKept); err != nil {
-			return err
-		}
-		return putIdentity(tx)
+	return s.withDB(path, false, func(db *bolt.DB) error {
+		return db.Update(func(tx *bolt.Tx) error {
+			if _, err := tx.CreateBucketIfNotExists(bucketKept); err != nil {
+				return err
+			}
+			return putIdentity(tx)
+		})
 	})
 }
 
@@ -106,21 +99,16 @@ func (s *Store) createIndex(path string) error {
 	if err := s.disk.unlink(scratch); err != nil {
 		return err
 	}
-	db, err := s.openDB(scratch, false)
-	if err != nil {
-		return err
-	}
-	err = db.Update(func(tx *bolt.Tx) error {
-		for _, name := range buckets() {
-			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
-				return err
+	err := s.withDB(scratch, false, func(db *bolt.DB) error {
+		return db.Update(func(tx *bolt.Tx) error {
+			for _, name := range buckets() {
+				if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+					return err
+				}
 			}
-		}
-		return putIdentity(tx)
+			return putIdentity(tx)
+		})
 	})
-	if cerr := db.Close(); err == nil {
-		err = cerr
-	}
 	if err != nil {
 		return fmt.Errorf("create index: %w", err)
 	}
@@ -130,24 +118,13 @@ func (s *Store) createIndex(path string) error {
 	return s.disk.unlink(scratch)
 }
 
-// openIndex opens an index.db that is there: bbolt would make an empty one.
-func (s *Store) openIndex(readOnly bool) (*bolt.DB, error) {
+// withIndex is withDB for an index.db that is there: bbolt would make an empty one.
+func (s *Store) withIndex(readOnly bool, fn func(db *bolt.DB) error) error {
 	path := s.path("index.db")
 	if !exists(path) {
-		return nil, fmt.Errorf("%s: %w: it is gone", path, ErrReplaced)
+		return fmt.Errorf("%s: %w: it is gone", path, ErrReplaced)
 	}
-	return s.openDB(path, readOnly)
-}
-
-func (s *Store) openDB(path string, readOnly bool) (*bolt.DB, error) {
-	// index.lock is held, so bbolt's own lock is free unless a stranger has the file open.
-	db, err := bolt.Open(path, 0o600, &bolt.Options{
-		Timeout: s.lockTimeout, ReadOnly: readOnly, FreelistType: bolt.FreelistMapType, NoStatistics: true,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", path, err)
-	}
-	return db, nil
+	return s.withDB(path, readOnly, fn)
 }
 
 // view runs fn in a read transaction. fn keeps no slice of it and does nothing slow: other processes wait.
@@ -159,12 +136,7 @@ func (s *Store) view(fn func(tx *bolt.Tx) error) error {
 		return err
 	}
 	defer unlock()
-	db, err := s.openIndex(true)
-	if err != nil {
-		return err
-	}
-	defer db.Close()
-	return guarded(func() error {
+	return s.withIndex(true, func(db *bolt.DB) error {
 		return db.View(func(tx *bolt.Tx) error {
 			if err := s.recognize(tx); err != nil {
 				return err
@@ -176,7 +148,7 @@ func (s *Store) view(fn func(tx *bolt.Tx) error) error {
 
 // update runs fn in a write transaction; its error rolls everything back. The files that fn makes the index name
 // are durable before.
-func (s *Store) update(fn func(tx *bolt.Tx) error) (err error) {
+func (s *Store) update(fn func(tx *bolt.Tx) error) error {
 	s.index.Lock()
 	defer s.index.Unlock()
 	unlock, err := s.lockIndex(context.Background(), unix.LOCK_EX)
@@ -187,16 +159,7 @@ func (s *Store) update(fn func(tx *bolt.Tx) error) (err error) {
 	if err := s.disk.step("commit", s.path("index.db")); err != nil {
 		return err
 	}
-	db, err := s.openIndex(false)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if cerr := db.Close(); err == nil {
-			err = cerr
-		}
-	}()
-	return guarded(func() error { return s.change(db, fn) })
+	return s.withIndex(false, func(db *bolt.DB) error { return s.change(db, fn) })
 }
 
 func (s *Store) change(db *bolt.DB, fn func(tx *bolt.Tx) error) error {
@@ -212,17 +175,6 @@ func (s *Store) change(db *bolt.DB, fn func(tx *bolt.Tx) error) error {
 		s.identity.reach(epoch)
 	}
 	return err
-}
-
-// guarded turns what bbolt does on a damaged page, a panic or a fault outside the mapping, into an error.
-func guarded(fn func() error) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("index.db: %w: %v", ErrCorrupt, r)
-		}
-	}()
-	return fn()
 }
 
 // lockIndex takes index.lock on a descriptor of its own and returns what gives it back.

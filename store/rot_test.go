@@ -85,6 +85,12 @@ func TestRotInTheIndex(t *testing.T) {
 				}
 			}
 			compareAnswers(t, at, want, got)
+			if bit == at%8 { // any error will do; it must come back
+				if again, err := Open(s.root, nil); err == nil {
+					_, _ = again.Check(t.Context(), CheckOptions{Repair: true})
+					ok(t, again.Close())
+				}
+			}
 		}
 	}
 	if noticed == 0 {

@@ -36,6 +36,7 @@ type Store struct {
 
 	index    sync.RWMutex // orders goroutines at the index; index.lock orders processes
 	identity recognized
+	sound    soundness
 
 	pinMu   sync.Mutex
 	pinFile *os.File // held while this process may own process pins; nil until the first
