@@ -126,14 +126,14 @@ func BenchmarkMerge200kAnd10k(b *testing.B) {
 	layers := []*Index{bigIndex(b, 200_000), bigIndex(b, 10_000)}
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := Merge(layers); err != nil {
+		if _, err := Merge(nil, layers); err != nil {
 			b.Fatal(err)
 		}
 	}
 }
 
 func BenchmarkOpenView200k(b *testing.B) {
-	data, err := Merge([]*Index{bigIndex(b, 200_000)})
+	data, err := Merge(nil, []*Index{bigIndex(b, 200_000)})
 	if err != nil {
 		b.Fatal(err)
 	}

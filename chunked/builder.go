@@ -2,12 +2,15 @@ package chunked
 
 import (
 	"crypto/sha256"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/tocsin/tocsin/manifest"
 )
 
 // The markers of the OCI image spec, layer.md.
@@ -17,16 +20,11 @@ const (
 	opaqueMarker   = ".wh..wh..opq"
 )
 
-// maxPath and maxLinks are Linux' limits on a path and (as containerd has it) on the symlinks followed in one.
-const (
-	maxPath  = 4096
-	maxLinks = 255
-)
-
 // IndexBuilder makes a layer index out of the entries of one layer, as containerd's apply for overlayfs makes a
 // directory out of them: in order, a later entry replacing an earlier one of the same path, directories merging,
 // symlinks of this layer followed in the directory part of a name. Not safe for concurrent use.
 type IndexBuilder struct {
+	ws     *Workspace
 	strict bool // nothing may be replaced, every file's content must stay reachable: a TOC
 	names  []buildName
 	inodes []buildInode
@@ -67,8 +65,12 @@ type buildInode struct {
 func (n *buildInode) isDir() bool      { return n.Mode&modeType == modeDir }
 func (n *buildInode) isWhiteout() bool { return n.flags&flagWhiteout != 0 }
 
-// NewIndexBuilder returns a builder for the entries of an unpacked tar.
-func NewIndexBuilder() *IndexBuilder { return newIndexBuilder(0) }
+// NewIndexBuilder returns a builder for the entries of an unpacked tar. What Finish returns lies in the memory of ws.
+func NewIndexBuilder(ws *Workspace) *IndexBuilder {
+	b := newIndexBuilder(0)
+	b.ws = ws
+	return b
+}
 
 // newIndexBuilder returns a builder with room for n entries.
 func newIndexBuilder(n int) *IndexBuilder {
@@ -78,6 +80,25 @@ func newIndexBuilder(n int) *IndexBuilder {
 	b.names = append(slices.Grow(b.names, n+1), buildName{})
 	b.inodes = append(slices.Grow(b.inodes, n+1), impliedDir())
 	return b
+}
+
+// IndexTOC verifies a TOC as ParseTOC does and returns its layer index as BuildIndex does, in the memory of ws, with the
+// digest of the compressed tar-split; empty: none. No more than one entry is held at a time. Errors that wrap neither
+// ErrMalformed nor ErrTooBig nor ErrDigestMismatch are those of ws and say nothing about the TOC.
+func IndexTOC(ws *Workspace, compressed []byte, ref *manifest.TOCRef, blobSize int64) (index []byte, tarSplit digest.Digest, err error) {
+	toc, err := ParseTOC(compressed, ref, blobSize)
+	if err != nil {
+		return nil, "", err
+	}
+	b := newIndexBuilder(len(toc.Entries))
+	b.strict, b.ws = true, ws
+	for i := range toc.Entries {
+		if err := b.Add(toc.Entries[i]); err != nil {
+			return nil, "", fmt.Errorf("index of TOC %s: %w", ref.Digest, err)
+		}
+	}
+	index, err = b.Finish()
+	return index, toc.TarSplitDigest, err
 }
 
 // BuildIndex returns the layer index of a TOC. A TOC in which one path replaces another, be it through a symlink, is
@@ -94,8 +115,14 @@ func BuildIndex(t *TOC) ([]byte, error) {
 	return b.Finish()
 }
 
-// Add applies one entry. Its errors wrap ErrMalformed or ErrTooBig and leave the builder unusable.
+// Add applies one entry. Its errors leave the builder unusable. Those that wrap ErrMalformed or ErrTooBig are about the
+// entry, others are those of the Workspace.
 func (b *IndexBuilder) Add(e Entry) error {
+	if len(b.names)%1024 == 0 {
+		if err := b.ws.stopped(); err != nil {
+			return err
+		}
+	}
 	name, err := CleanName(e.Name)
 	if err != nil {
 		return err

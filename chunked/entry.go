@@ -28,17 +28,6 @@ const (
 	typeChunk    = "chunk"
 )
 
-// Limits on what this package takes from others.
-const (
-	// MaxChunkSize bounds one data chunk, because a chunk is decoded in memory. Chunks of zeros and the one chunk of a
-	// file that came from a tar have no such bound.
-	MaxChunkSize = 256 << 20
-	// MaxZeros bounds one chunk of zeros: ParseTOC hashes as many zeros as the longest one has.
-	MaxZeros = 4 << 30
-	// MaxEntries bounds the entries and, separately, the chunks of one layer.
-	MaxEntries = 4 << 20
-)
-
 // Entry is one path of a layer. Names and times are as the tar header or the TOC says them; a zero time means that
 // nothing was said, which counts as the epoch.
 type Entry struct {

@@ -116,7 +116,7 @@ func fuzzLayers(f *testing.F) (indexes, views [][]byte) {
 	for _, tc := range parseViewCases(f) {
 		var layers []*Index
 		for _, l := range tc.layers {
-			b := NewIndexBuilder()
+			b := NewIndexBuilder(nil)
 			for _, e := range l {
 				if err := b.Add(e.Entry); err != nil {
 					f.Fatal(err)
@@ -132,7 +132,7 @@ func fuzzLayers(f *testing.F) (indexes, views [][]byte) {
 			}
 			indexes, layers = append(indexes, data), append(layers, x)
 		}
-		data, err := Merge(layers)
+		data, err := Merge(nil, layers)
 		if err != nil {
 			f.Fatal(err)
 		}

@@ -3,6 +3,8 @@ package chunked
 import (
 	"encoding/binary"
 	"iter"
+	"math"
+	"math/bits"
 	"sort"
 
 	"github.com/opencontainers/go-digest"
@@ -18,6 +20,7 @@ type Index struct {
 	alg       digest.Algorithm
 	digestLen int
 	bytes     int64
+	zeros     zerosBudget
 }
 
 // OpenIndex opens what BuildIndex or Finish returned. It checks the CRC and the whole structure in one pass; any damage
@@ -104,6 +107,48 @@ func (x *Index) ChunkAt(i int, off int64) int {
 
 // ContentBytes returns the sum of the sizes of all objects.
 func (x *Index) ContentBytes() int64 { return x.bytes }
+
+// Completable says whether object i may become a whole file of its own. To hash a hole takes as long as to hash anything
+// else, and a few bytes can claim terabytes of them; so at most MaxZerosHashed zeros of one layer are ever hashed, of the
+// files with the fewest first. What is left over can only be read chunk by chunk.
+func (x *Index) Completable(i int) bool { return x.zeros.allows(x.zerosIn(i)) }
+
+// zerosIn returns how many bytes of object i are in chunks of zeros.
+func (x *Index) zerosIn(i int) (sum int64) {
+	first, le := int(binary.LittleEndian.Uint32(x.objectAt(i)[16:])), binary.LittleEndian
+	for k := range x.NumChunks(i) {
+		if size := le.Uint64(x.chunkAt(first + k)[8:]); size&zerosBit != 0 {
+			sum += int64(size &^ zerosBit)
+		}
+	}
+	return sum
+}
+
+// zerosBudget finds the files whose zeros together stay within MaxZerosHashed: by the power of two that their number of
+// zeros is below, so that one pass over a layer is enough.
+type zerosBudget struct {
+	sums  [65]int64 // by bits.Len64 of a file's zeros; no more than MaxZerosHashed+1
+	limit int64
+}
+
+func (z *zerosBudget) add(zeros int64) {
+	n := bits.Len64(uint64(zeros))
+	z.sums[n] = min(z.sums[n]+min(zeros, MaxZerosHashed+1), MaxZerosHashed+1)
+}
+
+// spend decides, when all files were added.
+func (z *zerosBudget) spend() {
+	left := int64(MaxZerosHashed)
+	for n, sum := range z.sums {
+		if left -= sum; left < 0 {
+			z.limit = int64(1)<<(n-1) - 1
+			return
+		}
+	}
+	z.limit = math.MaxInt64
+}
+
+func (z *zerosBudget) allows(zeros int64) bool { return zeros <= z.limit }
 
 // Content returns the object with the content of entry e; !ok for an empty file and for what is no file.
 func (x *Index) Content(e uint32) (obj int, ok bool) {

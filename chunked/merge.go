@@ -7,24 +7,23 @@ import (
 
 const viewMagic = "tocvew01"
 
-// Limits of a view. overlayfs takes 500 layers.
-const (
-	MaxLayers      = 1 << 12
-	maxViewEntries = 1 << 28
-)
-
 // Merge returns the tree, as OpenView reads it, that overlayfs would show of layers given bottom to top: a directory
 // merges with those below it unless it is opaque, anything else replaces, a whiteout deletes. A directory that the upper
 // layer only implies has the attributes containerd's apply would copy: those of the next lower layer that has it, else
 // 0755 0:0 and time 0. The root is always 0755 0:0 and time 0. The names of a hardlink that are visible share an
-// entry, whose link count is that of its own layer. The same layers give the same bytes.
-func Merge(layers []*Index) ([]byte, error) {
+// entry, whose link count is that of its own layer. The same layers give the same bytes, which lie in the memory
+// of ws. Errors that wrap neither ErrMalformed nor ErrTooBig are those of ws.
+func Merge(ws *Workspace, layers []*Index) ([]byte, error) {
 	if len(layers) > MaxLayers {
 		return nil, tooBig("%d layers in one view", len(layers))
 	}
-	entries := 1
+	entries, sum := 1, 0
 	for _, x := range layers {
 		entries = max(entries, x.NumEntries())
+		sum += x.NumEntries() - 1
+	}
+	if sum > MaxImageEntries {
+		return nil, tooBig("%d entries in the layers of one view, more than %d", sum, MaxImageEntries)
 	}
 	m := &merger{layers: layers, w: newTableWriter(entries), shared: map[source]uint32{}, sets: map[source]uint32{}}
 	root := record{Attr: Attr{Mode: modeDir | 0o755, Size: dirSize}}
@@ -36,8 +35,10 @@ func Merge(layers []*Index) ([]byte, error) {
 	first.visible = len(first.from)
 	m.queue = append(m.queue, first)
 	for at := 0; at < len(m.queue); at++ {
-		if len(m.w.sec[secEntries])/entryLen > maxViewEntries {
-			return nil, tooBig("more than %d entries in one view", maxViewEntries)
+		if at%64 == 0 {
+			if err := ws.stopped(); err != nil {
+				return nil, err
+			}
 		}
 		m.directory(m.queue[at])
 		m.queue[at].from = nil

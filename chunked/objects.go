@@ -49,8 +49,8 @@ func (b *IndexBuilder) object(e *Entry) (int32, error) {
 	for _, c := range e.Chunks {
 		b.chunks = appendChunk(b.chunks, c)
 	}
-	if len(b.chunks)/b.chunkSize() > MaxEntries {
-		return 0, tooBig("more than %d chunks in one layer", MaxEntries)
+	if len(b.chunks)/b.chunkSize() > MaxChunks {
+		return 0, tooBig("more than %d chunks in one layer", MaxChunks)
 	}
 	b.objectIDs[id] = n
 	return n + 1, nil
@@ -218,7 +218,9 @@ func (x *Index) checkObjects() error {
 		if x.bytes += size; x.bytes < 0 {
 			return malformed("objects of more than 8 EiB")
 		}
+		x.zeros.add(x.zerosIn(i))
 	}
+	x.zeros.spend()
 	if next != total {
 		return malformed("%d chunks without an object", total-next)
 	}

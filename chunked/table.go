@@ -34,7 +34,7 @@ const (
 	pairLen   = 16
 )
 
-// File types of st_mode and the limits of Linux on names; spelled out because this package may not name syscall.
+// File types of st_mode, spelled out because this package may not name syscall.
 const (
 	modeType    = 0o170000
 	modeDir     = 0o040000
@@ -43,11 +43,6 @@ const (
 	modeChar    = 0o020000
 	modeBlock   = 0o060000
 	modeFifo    = 0o010000
-
-	maxName       = 255
-	maxTarget     = 4095
-	maxXattrName  = 255
-	maxXattrValue = 65535
 )
 
 // Flags of an entry in a layer index; a view has none.

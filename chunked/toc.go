@@ -19,9 +19,6 @@ import (
 // frameHeader is the length of a skippable frame's header, which lies before what a position points at.
 const frameHeader = 8
 
-// maxWindow is the largest zstd window taken from others: what `zstd --long` makes by default.
-const maxWindow = 128 << 20
-
 // ParseTOC verifies and parses a TOC. Nothing of compressed is looked at before its digest was compared with ref's. What
 // spec/zstd-chunked.md 1.6 lists is refused with ErrMalformed, or ErrTooBig where a limit says so; wrong bytes are
 // ErrDigestMismatch. blobSize bounds the chunks when it is not negative.
@@ -79,7 +76,7 @@ type boundedReader struct {
 
 func newBoundedReader(compressed []byte, limit int64) (*boundedReader, error) {
 	dec, err := zstd.NewReader(bytes.NewReader(compressed), zstd.WithDecoderConcurrency(1),
-		zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
+		zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxStreamWindow))
 	if err != nil {
 		return nil, inputError(err)
 	}

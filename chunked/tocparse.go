@@ -45,8 +45,8 @@ func newTOCParser(ref *manifest.TOCRef, blobSize int64) *tocParser {
 }
 
 func (p *tocParser) add(e *wireEntry) error {
-	if p.count++; p.count > 2*MaxEntries {
-		return tooBig("more than %d entries and chunks", 2*MaxEntries)
+	if p.count++; p.count > MaxEntries+MaxChunks {
+		return tooBig("more than %d entries and chunks", MaxEntries+MaxChunks)
 	}
 	if e.Mode < 0 || e.Size < 0 || e.UID < 0 || e.GID < 0 || e.DevMajor < 0 || e.DevMinor < 0 ||
 		e.Offset < 0 || e.EndOffset < 0 || e.ChunkSize < 0 || e.ChunkOffset < 0 {
@@ -217,8 +217,8 @@ func (p *tocParser) endFile() error {
 	if p.file[last].End() != file.Size {
 		return malformed("%q has %d bytes in chunks, not %d", file.Name, p.file[last].End(), file.Size)
 	}
-	if p.chunks += len(p.file); p.chunks > MaxEntries {
-		return tooBig("more than %d chunks", MaxEntries)
+	if p.chunks += len(p.file); p.chunks > MaxChunks {
+		return tooBig("more than %d chunks", MaxChunks)
 	}
 	file.Chunks = p.newChunks(len(p.file))
 	for i, c := range p.file {

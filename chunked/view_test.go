@@ -133,7 +133,7 @@ func (e *testEntry) setType(tb testing.TB, letter string, hasMode bool) {
 // openLayer builds a layer's index.
 func openLayer(tb testing.TB, entries []testEntry) *Index {
 	tb.Helper()
-	b := NewIndexBuilder()
+	b := NewIndexBuilder(nil)
 	for _, e := range entries {
 		if err := b.Add(e.Entry); err != nil {
 			tb.Fatal(err)
@@ -157,7 +157,7 @@ func finishIndex(tb testing.TB, b *IndexBuilder) *Index {
 
 func merge(tb testing.TB, layers ...*Index) *View {
 	tb.Helper()
-	b, err := Merge(layers)
+	b, err := Merge(nil, layers)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -341,7 +341,7 @@ func TestIndexBuilderRefuses(t *testing.T) {
 			if _, err := BuildIndex(&TOC{Entries: tc.entries}); !errors.Is(err, ErrMalformed) {
 				t.Errorf("as a TOC: %v", err)
 			}
-			b := NewIndexBuilder()
+			b := NewIndexBuilder(nil)
 			var err error
 			for _, e := range tc.entries {
 				err = errors.Join(err, b.Add(e))
@@ -387,7 +387,7 @@ func TestTablesFlipped(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	view, err := Merge([]*Index{x})
+	view, err := Merge(nil, []*Index{x})
 	if err != nil {
 		t.Fatal(err)
 	}

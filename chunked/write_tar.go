@@ -37,7 +37,7 @@ type splitter struct {
 
 func newSplitter(r io.Reader, next func(full *batch) (*batch, error)) *splitter {
 	rec := &recorder{r: bufio.NewReaderSize(r, 64<<10), on: true}
-	tree := NewIndexBuilder()
+	tree := NewIndexBuilder(nil)
 	tree.strict = true
 	return &splitter{
 		rec: rec, tar: tar.NewReader(rec), next: next,

@@ -75,7 +75,7 @@ func untar(stream io.Reader, batch *store.Batch, alg digest.Algorithm) (*unpacke
 	if err != nil {
 		return nil, err
 	}
-	b := chunked.NewIndexBuilder()
+	b := chunked.NewIndexBuilder(nil)
 	sparse, err := addEntries(b, batch, in)
 	err = errors.Join(err, in.Close())
 	if splitErr := <-done; err == nil { // after an early end it only says that there was one

@@ -393,7 +393,7 @@ func TestLengthDisagrees(t *testing.T) {
 	if err := batch.Commit(); err != nil {
 		t.Fatal(err)
 	}
-	builder := chunked.NewIndexBuilder()
+	builder := chunked.NewIndexBuilder(nil)
 	d := sha256Of(content)
 	err := builder.Add(chunked.Entry{Type: chunked.TypeReg, Name: "f", Mode: 0o644, Size: 400, Digest: d,
 		Chunks: []chunked.Chunk{{Size: 400, Digest: d}}})

@@ -294,7 +294,7 @@ func (p *Pool) merge(c store.Chain) (uint64, error) {
 		return 0, fmt.Errorf("%s: %w", c, err)
 	}
 	defer done()
-	tree, err := chunked.Merge(indexes)
+	tree, err := chunked.Merge(nil, indexes)
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w", c, err)
 	}

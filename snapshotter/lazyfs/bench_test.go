@@ -12,7 +12,7 @@ import (
 // benchFS shows one view, number 1, of a directory with n empty files.
 func benchFS(b *testing.B, n int) *FS {
 	b.Helper()
-	build := chunked.NewIndexBuilder()
+	build := chunked.NewIndexBuilder(nil)
 	for i := range n {
 		if err := build.Add(chunked.Entry{Type: chunked.TypeReg, Name: fmt.Sprintf("file-%06d.txt", i), Mode: 0o644}); err != nil {
 			b.Fatal(err)
@@ -26,7 +26,7 @@ func benchFS(b *testing.B, n int) *FS {
 	if err != nil {
 		b.Fatal(err)
 	}
-	merged, err := chunked.Merge([]*chunked.Index{index})
+	merged, err := chunked.Merge(nil, []*chunked.Index{index})
 	if err != nil {
 		b.Fatal(err)
 	}

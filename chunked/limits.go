@@ -1,0 +1,63 @@
+package chunked
+
+import "github.com/tocsin/tocsin/manifest"
+
+// Limits on what this package takes from others. docs/trust.md lists them with what happens beyond. manifest has those on
+// the sizes of a TOC and of a tar-split.
+const (
+	// MaxEntries bounds the names of one layer, directories that are only implied included.
+	MaxEntries = 2 << 20
+	// MaxChunks bounds the chunks of one layer.
+	MaxChunks = 4 << 20
+	// MaxImageEntries bounds the names of all layers of one view.
+	MaxImageEntries = 4 << 20
+	// MaxLayers bounds the layers of one view; overlayfs takes 500.
+	MaxLayers = 1 << 12
+
+	// MaxChunkSize bounds one data chunk, because a chunk is decoded in memory. Chunks of zeros and the one chunk of a
+	// file that came from a tar have no such bound.
+	MaxChunkSize = 256 << 20
+	// MaxZeros bounds one chunk of zeros: as many zeros as the longest one has are hashed when a TOC is read.
+	MaxZeros = 4 << 30
+	// MaxZerosHashed bounds the zeros that are hashed to complete the files of one layer, see Index.Completable.
+	MaxZerosHashed = 64 << 30
+
+	// maxName, maxPath and maxTarget are Linux' limits on a component of a path, on a path, and on a symlink's target.
+	maxName   = 255
+	maxPath   = 4096
+	maxTarget = 4095
+	// maxLinks is how many symlinks one path may follow, as containerd has it.
+	maxLinks = 255
+	// maxXattrName and maxXattrValue are Linux' limits on one attribute. maxXattrs names of that length are as many as
+	// listxattr can return.
+	maxXattrName  = 255
+	maxXattrValue = 65535
+	maxXattrs     = 256
+	// maxStrings bounds the names, targets and attributes of one layer or view together.
+	maxStrings = 1 << 30
+
+	// maxWindow is the largest zstd window of a chunk, what `zstd --long` makes by default; a chunk is decoded into memory
+	// that is there anyway. maxStreamWindow is that of a TOC and of a tar-split, for which a window is memory: every level
+	// of zstd but those of --ultra stays below it.
+	maxWindow       = 128 << 20
+	maxStreamWindow = 32 << 20
+	// maxJSONValue bounds one value of a TOC: an entry with its attributes, or a field that this package does not know.
+	maxJSONValue = 32 << 20
+	// maxSplitLine bounds one line of a tar-split: a header with its extensions, or a run of padding, in base64.
+	maxSplitLine = 16 << 20
+)
+
+// BuildCost returns an upper bound of the heap, in bytes, that reading a TOC and building its index takes when the
+// Workspace has a Region: what is held of the compressed TOC and tar-split is included. It believes ref.
+func BuildCost(ref *manifest.TOCRef) int64 {
+	const fixed = 24 << 20                            // buffers, and tables while they are small
+	window := 2 * min(ref.TOCRawLen, maxStreamWindow) // a decoder for the TOC, one for the tar-split
+	sorted := min(ref.TOCRawLen/2, 48<<20)            // numbers of names, objects and chunks to be sorted; an entry has 25 bytes or more
+	return ref.TOC.Len + ref.TarSplit.Len + window + sorted + fixed
+}
+
+// MergeCost returns an upper bound of the heap, in bytes, that Merge takes for layers of so many entries together when the
+// Workspace has a Region.
+func MergeCost(entries int64) int64 {
+	return 16<<20 + 24*min(entries, MaxImageEntries)
+}
