@@ -107,7 +107,7 @@ func namingOf(s situation, p *copyPlan, o *Options) (*naming, error) {
 }
 
 func (p imagePlan) hasVariant() bool {
-	return p.variant || slices.ContainsFunc(p.children, imagePlan.hasVariant)
+	return p.variant != "" || slices.ContainsFunc(p.children, imagePlan.hasVariant)
 }
 
 func (n *naming) add(images []imagePlan, s situation, o *Options) error {

@@ -168,7 +168,7 @@ func (p imagePlan) contents() []content {
 	}
 	out = append(out, content{Descriptor: p.image.Manifest.Config})
 	for _, l := range p.image.Layers {
-		if l.Binding == manifest.BindSentinel && p.strip && !p.variant {
+		if l.Binding == manifest.BindSentinel && p.strip && p.variant == "" {
 			continue
 		}
 		c := content{Descriptor: l.Descriptor}
@@ -313,6 +313,8 @@ func (d describer) instance(ip imagePlan) DryRunInstance {
 	switch {
 	case ip.strip && ip.plain:
 		out.Edit = "the sentinel goes, and the diff_ids become those of the tars"
+	case ip.strip && ip.image.ChainBound == d.layout.ChainBound():
+		out.Edit = "the sentinel gets the media type " + ip.variant
 	case ip.strip:
 		out.Edit = "the variant gets other diff_ids"
 	case ip.added:
@@ -330,7 +332,7 @@ func (d describer) instance(ip imagePlan) DryRunInstance {
 	if ip.image != nil && !ip.skipped {
 		out.Edit = d.naming.editOf(out.Edit, ip)
 	}
-	if ip.variant {
+	if ip.variant != "" {
 		out.Variant = string(d.layout)
 	}
 	contents := ip.contents()

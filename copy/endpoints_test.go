@@ -280,9 +280,15 @@ func platform(t *testing.T, s string) *v1.Platform {
 // TestEndpointsVariant: a sentinel variant goes through every place that keeps manifests, and into a store from there by
 // its table of contents; a place of plain tars gets the tars of those tables.
 func TestEndpointsVariant(t *testing.T) {
+	for _, mediaType := range sentinelTypes() {
+		t.Run(mediaType, func(t *testing.T) { testEndpointsVariant(t, mediaType) })
+	}
+}
+
+func testEndpointsVariant(t *testing.T, mediaType string) {
 	w := newWorld(t, 4)
 	src, tars := w.single()
-	w.copy(src, w.docker("variant:1"), &Options{Compress: Compression{Algorithm: algoChunked}, Sentinel: "only"})
+	w.copy(src, w.docker("variant:1"), &Options{Compress: Compression{Algorithm: algoChunked}, Sentinel: "only", Layers: Layers{SentinelType: mediaType}})
 	for _, e := range endpoints() {
 		at := e.ref(w, "variant-"+e.name)
 		if e.plain {

@@ -302,13 +302,13 @@ func readInstance(ctx context.Context, src source, d v1.Descriptor, doc document
 }
 
 // isImage tells container images from artifacts (attestations, signatures, charts), whose config or layers are of
-// other types.
+// other types. What has a sentinel of whatever type is no artifact: it is an image, or refused as one.
 func isImage(m *manifest.Manifest) bool {
 	if m.Config.MediaType != v1.MediaTypeImageConfig && m.Config.MediaType != manifest.DockerConfig {
 		return false
 	}
 	for _, l := range m.Layers {
-		if !manifest.IsLayer(l.MediaType) && l.MediaType != manifest.SentinelMediaType {
+		if !manifest.IsLayer(l.MediaType) && !manifest.IsSentinelType(l.MediaType) && !manifest.IsSentinelDigest(l.Digest) {
 			return false
 		}
 	}

@@ -15,7 +15,7 @@ func TestInspectList(t *testing.T) {
 	w := newWorld(t, 2)
 	b := w.build("src")
 	whole := b.image("linux/amd64", algoGzip, small(t)...)
-	broken := b.broken()["the sentinel twice"]
+	broken := b.broken(manifest.SentinelTypeOCI, manifest.SentinelTypeUpstream)["the sentinel twice"]
 	gone := b.image("linux/s390x", algoGzip, small(t)[1])
 	inner := b.list(b.image("linux/arm64", algoGzip, small(t)[0]), broken)
 	lost := b.list(gone)

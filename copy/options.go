@@ -50,8 +50,11 @@ type Options struct {
 	Snapshotter string
 }
 
-// Layers are wishes about the blobs of layers. The zero value has none.
+// Layers are wishes about layers and their blobs. The zero value has none.
 type Layers struct {
+	// SentinelType is the media type of the sentinels that are made, one that manifest.IsSentinelType knows. "" means
+	// that of the layout, and that variants which are made again in the layout that they have keep theirs.
+	SentinelType string
 	// DownloadForeign fetches foreign layers, which the source need not have, from the URLs that their manifests name, and
 	// makes them ordinary layers. False leaves them where they are and copies their descriptors.
 	DownloadForeign bool

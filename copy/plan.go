@@ -87,7 +87,7 @@ type imagePlan struct {
 	strip    bool            // a sentinel variant becomes plain; its tars are those of its tables of contents
 	tars     []digest.Digest // with strip: the digests of those tars, if nobody has to build them; nil otherwise
 	plain    bool            // the instance itself is listed; it is copied too, unless it is skipped
-	variant  bool            // publish a sentinel variant of it, or the variant that it is in another way
+	variant  string          // publish a sentinel variant of it, or the variant that it is in another way: its sentinel's type, "" for none
 	retar    bool            // its diff_ids become another algorithm's
 	added    bool            // a second instance of the image, in another compression
 	children []imagePlan     // of a list in the list
@@ -101,7 +101,7 @@ func (p imagePlan) remade() bool { return p.strip || p.retar || slices.Contains(
 
 // changed says that the list that has this entry will have another one.
 func (p imagePlan) changed() bool {
-	return p.edited() || p.converted() || p.variant || !p.plain || slices.ContainsFunc(p.children, imagePlan.changed)
+	return p.edited() || p.converted() || p.variant != "" || !p.plain || slices.ContainsFunc(p.children, imagePlan.changed)
 }
 
 // converted says that the manifest is written in another form than it has.
@@ -120,11 +120,11 @@ func (p imagePlan) form() string {
 
 // addsVariant says that a variant is made, here or below.
 func (p imagePlan) addsVariant() bool {
-	return p.variant || slices.ContainsFunc(p.children, imagePlan.addsVariant)
+	return p.variant != "" || slices.ContainsFunc(p.children, imagePlan.addsVariant)
 }
 
 // gone says that nothing of this entry stays in the list.
-func (p imagePlan) gone() bool { return !p.plain && !p.variant }
+func (p imagePlan) gone() bool { return !p.plain && p.variant == "" }
 
 // plan decides the whole copy. It returns ErrPreserve when a digest that must stay would change, and ErrUsage when the
 // options cannot be had together, before any blob moves.
@@ -192,13 +192,12 @@ const sentinelNone = "none"
 
 // layoutOf is the layout in which variants are published, "" for none, and whether that was only the default.
 func layoutOf(o *Options) (l manifest.Layout, optional bool, err error) {
-	switch o.Sentinel {
-	case "":
-		if o.Compress.Algorithm == algoChunked {
-			return manifest.LayoutHidden, true, nil
-		}
-		return "", false, nil
-	case sentinelNone:
+	switch {
+	case o.Sentinel == "" && o.Compress.Algorithm == algoChunked:
+		return manifest.LayoutHidden, true, nil
+	case (o.Sentinel == "" || o.Sentinel == sentinelNone) && o.SentinelType != "":
+		return "", false, fmt.Errorf("--sentinel-type is about the variants that --sentinel asks for, and there are none: %w", ErrUsage)
+	case o.Sentinel == "" || o.Sentinel == sentinelNone:
 		return "", false, nil
 	}
 	l, err = manifest.ParseLayout(o.Sentinel)
@@ -218,7 +217,7 @@ func planTop(s situation, p *copyPlan) topAction {
 		return topKeep
 	case s.list != nil:
 		return topList
-	case p.images[0].variant && p.images[0].plain:
+	case p.images[0].variant != "" && p.images[0].plain:
 		return topWrap
 	}
 	return topImage

@@ -30,7 +30,7 @@ func planned(images []imagePlan) []string {
 		if ip.plain {
 			s += "p"
 		}
-		if ip.variant {
+		if ip.variant != "" {
 			s += "v"
 		}
 		if ip.edited() {
@@ -171,7 +171,7 @@ func TestEncodeLayer(t *testing.T) { // rule 41
 	gzip := layer(v1.MediaTypeImageLayerGzip, nil, manifest.BindTar)
 	zstd := layer(v1.MediaTypeImageLayerZstd, nil, manifest.BindTar)
 	withTOC := layer(v1.MediaTypeImageLayerZstd, toc, manifest.BindTar)
-	sentinel := layer(manifest.SentinelMediaType, nil, manifest.BindSentinel)
+	sentinel := layer(manifest.SentinelTypeOCI, nil, manifest.BindSentinel)
 	tests := []struct {
 		l     manifest.Layer
 		algo  string

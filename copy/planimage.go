@@ -46,7 +46,7 @@ func (pl *planner) list(instances []instance, isList bool) ([]imagePlan, error) 
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", in.desc.Digest, err)
 			}
-			if variants && !out[i].gone() && (out[i].variant || !out[i].strip) {
+			if variants && !out[i].gone() && (out[i].variant != "" || !out[i].strip) {
 				lv.served[platformKey(in)] = true
 			}
 		}
@@ -135,7 +135,7 @@ func (pl *planner) image(in instance, lv *level) (imagePlan, error) {
 	case !chunkable:
 		return p, fmt.Errorf("a sentinel variant needs a table of contents in every layer; add --compress zstd:chunked: %w", ErrUsage)
 	default:
-		p.variant, p.plain = true, pl.layout != manifest.LayoutOnly
+		p.variant, p.plain = pl.sentinelType(in, lv), pl.layout != manifest.LayoutOnly
 		lv.served[key] = true
 	}
 	return p, nil

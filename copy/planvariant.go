@@ -48,29 +48,58 @@ func (pl *planner) stripped(p imagePlan, lv *level) (imagePlan, error) {
 	}
 	p.strip = true
 	if pl.layout != "" { // out of a store that has no blobs any more: a variant of the new layers
-		p.variant, p.plain = true, pl.layout != manifest.LayoutOnly
+		p.variant, p.plain = pl.sentinelType(p.instance, lv), pl.layout != manifest.LayoutOnly
 	}
 	return p, rebuildable(p.image)
 }
 
-// moved publishes a variant in the layout that was asked for: with other diff_ids where that wants them, and with a
-// plain instance where there is none.
+// moved publishes a variant in the layout that was asked for: with other diff_ids or another type of sentinel where that
+// wants them, and with a plain instance where there is none.
 func (pl *planner) moved(p imagePlan, lv *level) (imagePlan, error) {
-	bound := p.image.ChainBound == pl.layout.ChainBound() || len(p.image.DataLayers()) == 0
+	empty := len(p.image.DataLayers()) == 0
+	bound := empty || p.image.ChainBound == pl.layout.ChainBound()
+	mediaType := pl.sentinelType(p.instance, lv)
+	same := bound && (empty || p.image.Layers[0].MediaType == mediaType)
 	switch {
 	case pl.layout != manifest.LayoutOnly && lv.plain(p.instance) == nil:
-		p.strip, p.variant = true, true
+		p.strip, p.variant = true, mediaType
 		return p, rebuildable(p.image)
-	case bound && (!lv.list || stands(p.instance, pl.layout)):
+	case same && (!lv.list || stands(p.instance, pl.layout)):
 		return p, nil
 	}
-	p.plain, p.variant = false, true
-	if bound {
+	p.plain, p.variant = false, mediaType
+	if same {
 		return p, nil
 	}
 	p.strip = true
-	p.tars = pl.tarsOf(p.image, lv.sibling(p.instance))
+	if bound {
+		p.tars = slices.Clone(p.image.Config.DiffIDs[1:]) // the new variant has the same ones
+	} else {
+		p.tars = pl.tarsOf(p.image, lv.sibling(p.instance))
+	}
 	return p, rebuildable(p.image)
+}
+
+// sentinelType is the media type of the sentinel in the variant that is made of an instance: the one asked for, or that
+// of the layout. A variant that is made again, but in no layout that was asked for, keeps its own.
+func (pl *planner) sentinelType(in instance, lv *level) string {
+	if pl.o.SentinelType != "" {
+		return pl.o.SentinelType
+	}
+	if v := lv.variant(in); v != nil && pl.o.Sentinel == "" {
+		return v.Layers[0].MediaType
+	}
+	return pl.layout.SentinelType()
+}
+
+// variant is the variant of the list for the same platform, which may be the instance itself, or nil.
+func (lv *level) variant(of instance) *manifest.Image {
+	for _, in := range append([]instance{of}, lv.instances...) {
+		if in.image != nil && in.image.Sentinel() && platformKey(in) == platformKey(of) {
+			return in.image
+		}
+	}
+	return nil
 }
 
 // stands reports whether the list shows a variant as the layout does.

@@ -73,13 +73,13 @@ func (p *copyPlan) unchanged(s situation) error {
 	return nil
 }
 
-// chainOf is what a snapshotter is asked for of a variant. A sentinel's media type is no layer's, so containerd gives no
-// blob for it, and neither is one given here. It is pure.
+// chainOf is what a snapshotter is asked for of a variant. Where a sentinel's media type is no layer's to containerd it
+// gives no blob for it, and neither is one given here. It is pure.
 func chainOf(im *manifest.Image) containerd.Chain {
 	c := containerd.Chain{Manifest: im.Manifest.Digest, Config: im.Manifest.Config.Digest}
 	for i, id := range manifest.ChainIDs(im.Config.DiffIDs) {
 		l := containerd.ChainLayer{ID: id}
-		if i > 0 {
+		if i > 0 || im.Layers[i].MediaType != manifest.SentinelTypeUpstream {
 			l.Blob = im.Layers[i].Digest
 		}
 		c.Layers = append(c.Layers, l)

@@ -52,7 +52,7 @@ func TestReplaceable(t *testing.T) {
 		"a digest is expected":  {edited, gz, true, &naming{}, expects, ""},
 		"encrypted":             {edited, layer(v1.MediaTypeImageLayerGzip+"+encrypted", manifest.BindTar), true, &naming{}, &Options{}, ""},
 		"bound by its TOC":      {edited, layer(v1.MediaTypeImageLayerZstd, manifest.BindTOC), true, &naming{}, &Options{}, ""},
-		"the sentinel":          {edited, layer(manifest.SentinelMediaType, manifest.BindSentinel), false, &naming{}, &Options{}, ""},
+		"the sentinel":          {edited, layer(manifest.SentinelTypeOCI, manifest.BindSentinel), false, &naming{}, &Options{}, ""},
 	} {
 		got := ""
 		if n, ok := c.p.replaceable(c.l, c.encode, c.n, c.o); ok {

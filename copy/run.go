@@ -191,10 +191,10 @@ func (r *runner) image(ctx context.Context, ip imagePlan, p *copyPlan) (written,
 	}
 	w.forms, w.zstd = forms, slices.ContainsFunc(im.Layers, isZstd)
 	switch {
-	case ip.variant && im.Sentinel(): // as it is, in another place of the list
+	case ip.variant != "" && im.Sentinel(): // as it is, in another place of the list
 		w.variant = &doc
 		return w, r.config(ctx, im)
-	case !ip.variant:
+	case ip.variant == "":
 		w.plain = &doc
 		return w, r.config(ctx, im)
 	}
@@ -212,7 +212,7 @@ func (r *runner) image(ctx context.Context, ip imagePlan, p *copyPlan) (written,
 			return w, err
 		}
 	}
-	variant, err := r.variant(ctx, im, p.layout.ChainBound())
+	variant, err := r.variant(ctx, im, ip.variant, p.layout.ChainBound())
 	w.variant = &variant
 	return w, err
 }
@@ -310,12 +310,12 @@ func noVariant(im *manifest.Image) string {
 }
 
 // variant writes what a sentinel variant adds to an image whose layers are there already: the sentinel, and a config.
-func (r *runner) variant(ctx context.Context, im *manifest.Image, chainBound bool) (document, error) {
-	rawManifest, rawConfig, err := manifest.AddSentinel(im, chainBound)
+func (r *runner) variant(ctx context.Context, im *manifest.Image, mediaType string, chainBound bool) (document, error) {
+	rawManifest, rawConfig, err := manifest.AddSentinel(im, mediaType, chainBound)
 	if err != nil {
 		return document{}, err
 	}
-	sentinel := manifest.SentinelDescriptor(im.Manifest.Layers[0].Digest.Algorithm())
+	sentinel := manifest.SentinelDescriptor(mediaType, im.Manifest.Layers[0].Digest.Algorithm())
 	if err := r.bytes(ctx, sentinel, manifest.SentinelContent()); err != nil {
 		return document{}, err
 	}

@@ -129,7 +129,7 @@ func (s *storeSource) dataLayers(d digest.Digest) ([]v1.Descriptor, error) {
 	if err != nil {
 		return nil, err
 	}
-	return slices.DeleteFunc(m.Layers, func(l v1.Descriptor) bool { return l.MediaType == manifest.SentinelMediaType }), nil
+	return slices.DeleteFunc(m.Layers, func(l v1.Descriptor) bool { return manifest.IsSentinelType(l.MediaType) }), nil
 }
 
 // hold keeps gc from the files and blobs that are about to be read, whatever becomes of the image's names meanwhile.

@@ -15,10 +15,32 @@ import (
 // published is a chunked image and its variant in a layout, in the registry.
 func (w *world) published(layout string) (ref string, tars [][]byte) {
 	w.t.Helper()
+	return w.publishedAs(layout, "")
+}
+
+// publishedAs is published with a type of the sentinel of its own, "" for that of the layout.
+func (w *world) publishedAs(layout, mediaType string) (ref string, tars [][]byte) {
+	w.t.Helper()
 	src, tars := w.single()
-	ref = w.docker("published-" + layout + ":1")
-	w.copy(src, ref, &Options{Compress: Compression{Algorithm: algoChunked}, Sentinel: layout})
+	ref = w.docker("published-" + layout + typeName(mediaType) + ":1")
+	w.copy(src, ref, &Options{Compress: Compression{Algorithm: algoChunked}, Sentinel: layout, Layers: Layers{SentinelType: mediaType}})
 	return ref, tars
+}
+
+// typeName is short for a type of the sentinel, as part of a name.
+func typeName(mediaType string) string {
+	switch mediaType {
+	case manifest.SentinelTypeOCI:
+		return "-oci"
+	case manifest.SentinelTypeUpstream:
+		return "-pr681"
+	}
+	return ""
+}
+
+// sentinelTypes are the media types that a sentinel can have.
+func sentinelTypes() []string {
+	return []string{manifest.SentinelTypeOCI, manifest.SentinelTypeUpstream}
 }
 
 // sentinels are the marks of a variant that are left in a reference: sentinel layers, annotations, and diff_ids.
@@ -26,7 +48,7 @@ func (w *world) sentinels(ref string) (n int) {
 	w.t.Helper()
 	s := w.situation(ref)
 	for _, in := range s.instances {
-		n += strings.Count(string(in.doc.raw), manifest.SentinelMediaType)
+		n += strings.Count(string(in.doc.raw), "zstd-chunked-sentinel")
 		if in.image != nil {
 			n += strings.Count(string(in.image.Config.Raw), string(manifest.SentinelDigest)) + strings.Count(string(in.image.Config.Raw), "zstd:chunked sentinel")
 		}
@@ -38,10 +60,11 @@ func (w *world) sentinels(ref string) (n int) {
 // tables of contents: the config and so the image ID are the ones from before.
 func TestStrip(t *testing.T) { // S27, S28, S30, rule 69
 	for _, layout := range []string{"only", "upstream", "hidden"} {
-		for _, algo := range []string{algoGzip, algoNone} {
-			t.Run(layout+" "+algo, func(t *testing.T) {
+		for i, algo := range []string{algoGzip, algoNone, algoGzip, algoNone} {
+			mediaType := sentinelTypes()[i/2]
+			t.Run(layout+" "+algo+" "+mediaType, func(t *testing.T) {
 				w := newWorld(t, 4)
-				ref, tars := w.published(layout)
+				ref, tars := w.publishedAs(layout, mediaType)
 				before := w.situation(func() string { src, _ := w.single(); return src }()).instances[0].image
 				res := w.copy(ref, w.docker("out:1"), &Options{Compress: Compression{Algorithm: algo}})
 				s := w.situation(w.docker("out:1"))
@@ -85,8 +108,8 @@ func TestStripHiddenAlone(t *testing.T) { // S28
 // Without another compression every byte stays, in every layout (S28).
 func TestNoStripWithoutReason(t *testing.T) { // S28
 	w := newWorld(t, 4)
-	for _, layout := range []string{"hidden", "upstream", "only"} {
-		ref, _ := w.published(layout)
+	for i, layout := range []string{"hidden", "upstream", "only", "hidden", "upstream", "only"} {
+		ref, _ := w.publishedAs(layout, sentinelTypes()[i/3])
 		for _, o := range []*Options{nil, {Preserve: true}, {Compress: Compression{Algorithm: algoZstd}}, {Compress: Compression{Algorithm: algoChunked}}} {
 			to := w.layout("kept-"+layout) + ":x"
 			w.copy(ref, to, o)
@@ -226,6 +249,86 @@ func TestSentinelOfSHA512(t *testing.T) { // S2, S27, S28
 	}
 }
 
+// sentinelOf is the media type of the first layer of the variant at ref.
+func (w *world) sentinelOf(ref string) string {
+	w.t.Helper()
+	for _, in := range w.situation(ref).instances {
+		if in.image != nil && in.image.Sentinel() {
+			return in.image.Layers[0].MediaType
+		}
+	}
+	w.t.Errorf("%s: no variant", ref)
+	return ""
+}
+
+// New variants have the type of their layout unless another is asked for, and but for it the same bytes.
+func TestSentinelType(t *testing.T) {
+	w := newWorld(t, 4)
+	for layout, want := range map[string]string{"hidden": manifest.SentinelTypeOCI, "only": manifest.SentinelTypeOCI, "upstream": manifest.SentinelTypeUpstream} {
+		ref, _ := w.published(layout)
+		if got := w.sentinelOf(ref); got != want {
+			t.Errorf("%s: %s", layout, got)
+		}
+		for _, mediaType := range sentinelTypes() {
+			as, _ := w.publishedAs(layout, mediaType)
+			if got := w.sentinelOf(as); got != mediaType {
+				t.Errorf("%s as %s: %s", layout, mediaType, got)
+			}
+			one, other := w.situation(ref).instances, w.situation(as).instances
+			a, b := one[len(one)-1].image, other[len(other)-1].image
+			if !bytes.Equal(a.Config.Raw, b.Config.Raw) || strings.Replace(string(a.Manifest.Raw), want, mediaType, 1) != string(b.Manifest.Raw) {
+				t.Errorf("%s as %s:\n%s\nand\n%s", layout, mediaType, a.Manifest.Raw, b.Manifest.Raw)
+			}
+		}
+	}
+	src, _ := w.single()
+	for _, o := range []*Options{
+		{Layers: Layers{SentinelType: manifest.SentinelTypeOCI}}, {Layers: Layers{SentinelType: manifest.SentinelTypeUpstream}, Sentinel: sentinelNone},
+		{Layers: Layers{SentinelType: manifest.SentinelTypeUpstream}, Compress: Compression{Algorithm: algoGzip}},
+	} {
+		if _, err := w.try(src, w.docker("no:1"), o); !errors.Is(err, ErrUsage) {
+			t.Errorf("%+v: %v", o, err)
+		}
+	}
+}
+
+// A variant that is there keeps its type in every copy, also where it is made again for other digests; a layout that is
+// asked for by name decides anew, and a type that is asked for decides last. The second time nothing changes.
+func TestSentinelTypeOfAVariant(t *testing.T) { // S10, S28
+	w := newWorld(t, 4)
+	for _, from := range []string{"hidden", "upstream", "only"} {
+		for _, mediaType := range sentinelTypes() {
+			ref, tars := w.publishedAs(from, mediaType)
+			kept := w.layout("kept-"+from+typeName(mediaType)) + ":x"
+			w.copy(ref, kept, nil)
+			sameImage(w, ref, kept)
+			again := w.layout("sha512-"+from+typeName(mediaType)) + ":x"
+			w.copy(ref, again, &Options{Digests: must(t, digest.SHA512)})
+			if got := w.sentinelOf(again); got != mediaType {
+				t.Errorf("%s, %s, in sha512: %s", from, mediaType, got)
+			}
+			for _, to := range []manifest.Layout{manifest.LayoutHidden, manifest.LayoutUpstream, manifest.LayoutOnly} {
+				for _, asked := range []string{"", manifest.SentinelTypeOCI, manifest.SentinelTypeUpstream} {
+					want := asked
+					if asked == "" {
+						want = to.SentinelType()
+					}
+					dst, o := w.docker(from+typeName(mediaType)+"-to-"+string(to)+typeName(asked)+":1"), &Options{Sentinel: string(to), Layers: Layers{SentinelType: asked}}
+					w.copy(ref, dst, o)
+					if got := w.sentinelOf(dst); got != want {
+						t.Errorf("%s, %s, to %s, %q: %s", from, mediaType, to, asked, got)
+					}
+					w.checkTars(dst, tars)
+					s := w.situation(dst)
+					if again := w.copy(dst, dst, o); again.Digest != s.top.digest {
+						t.Errorf("%s, %s, to %s, %q: the second time changed something", from, mediaType, to, asked)
+					}
+				}
+			}
+		}
+	}
+}
+
 // What was pulled as a variant is saved as the plain image that it was made from: the image ID is the plain one's.
 func TestSaveOfAPulledVariant(t *testing.T) { // S30
 	w := newWorld(t, 4)
@@ -246,10 +349,18 @@ func TestSaveOfAPulledVariant(t *testing.T) { // S30
 // Without a tar-split nobody knows the tar, so the sentinel stays or the copy ends, before a layer moves.
 func TestNoStripWithoutTarSplit(t *testing.T) { // S27, S30
 	w := newWorld(t, 4)
-	b := w.build("src")
+	for _, mediaType := range sentinelTypes() {
+		w.noStripWithoutTarSplit(mediaType)
+	}
+}
+
+func (w *world) noStripWithoutTarSplit(mediaType string) {
+	t := w.t
+	t.Helper()
+	b := w.build("src" + typeName(mediaType))
 	layer := b.layer(algoChunked, small(t)[0])
 	delete(layer.Annotations, "io.github.containers.zstd-chunked.tarsplit-position")
-	s := b.blob(manifest.SentinelMediaType, manifest.SentinelContent())
+	s := b.blob(mediaType, manifest.SentinelContent())
 	toc := digest.Digest(layer.Annotations["io.github.containers.zstd-chunked.manifest-checksum"])
 	src := b.name(b.imageOf([]v1.Descriptor{s, layer}, manifest.SentinelDigest, toc), "x")
 	w.copy(src, "store:x", nil)

@@ -17,12 +17,19 @@ import (
 	"github.com/tocsin/tocsin/manifest"
 )
 
-// crafted is a layer with two views as a plain image and as its two variants, in the registry.
+// variantForms are the ways in which a variant can be made: both media types of the sentinel, with either kind of diff_ids.
+func variantForms() []string { return []string{"upstream", "upstream-oci", "bound", "bound-upstream"} }
+
+// crafted is a layer with two views as a plain image and as a variant in each form, in the registry.
 func (w *world) crafted(name string, layer v1.Descriptor, b *builder, diffID digest.Digest) {
 	w.t.Helper()
 	plain := b.imageOf([]v1.Descriptor{layer}, diffID)
 	for suffix, d := range map[string]v1.Descriptor{
-		"plain": plain, "upstream": b.variantOf(plain, false), "bound": b.variantOf(plain, true),
+		"plain":          plain,
+		"upstream":       b.variantOf(plain, manifest.SentinelTypeUpstream, false),
+		"upstream-oci":   b.variantOf(plain, manifest.SentinelTypeOCI, false),
+		"bound":          b.variantOf(plain, manifest.SentinelTypeOCI, true),
+		"bound-upstream": b.variantOf(plain, manifest.SentinelTypeUpstream, true),
 	} {
 		w.copy(b.name(d, suffix+name), w.docker(suffix+":"+name), nil)
 	}
@@ -43,7 +50,7 @@ func TestTOCIsNotTheTar(t *testing.T) { // threat 1, S19, S21
 				t.Errorf("plain: %v", err)
 			}
 			w.unnamed()
-			for _, form := range []string{"upstream", "bound"} {
+			for _, form := range variantForms() {
 				w.env = w.machine(4)
 				w.copy(w.docker(form+":"+tagged(kind)), "store:x", nil)
 				if got := w.stored("store:x", manifest.TOCOnly); !bytes.Equal(got[0], shown) {
@@ -97,7 +104,7 @@ func TestDiffIDOfTheTOC(t *testing.T) { // threat 2
 		}
 		w.unnamed()
 		w.front.Behave()
-		for _, form := range []string{"upstream", "bound"} {
+		for _, form := range variantForms() {
 			w.env = w.machine(4)
 			w.copy(w.docker(form+":"+tagged(kind)), "store:x", nil)
 		}
@@ -111,7 +118,7 @@ func TestTOCIsNotTheTarSplit(t *testing.T) { // threat 3
 		w := newWorld(t, 4)
 		b := w.build("src")
 		w.crafted(tagged(kind), b.twoViews(scanned, shown, scanned), b, digest.FromBytes(scanned))
-		for _, form := range []string{"plain", "upstream", "bound"} {
+		for _, form := range append(variantForms(), "plain") {
 			w.env = w.machine(4)
 			_, err := w.try(w.docker(form+":"+tagged(kind)), "store:x", nil)
 			if kind == "content" && form != "plain" {
@@ -144,7 +151,7 @@ func TestSwappedTarSplit(t *testing.T) { // threat 4, S30
 		t.Errorf("plain: %v", err)
 	}
 	w.unnamed()
-	for _, form := range []string{"upstream", "bound"} {
+	for _, form := range variantForms() {
 		w.copy(w.docker(form+":x"), "store:"+form, nil)
 		for _, dst := range []string{w.docker("out:" + form), "docker-archive:" + filepath.Join(w.dir, form+".tar")} {
 			o := &Options{Compress: Compression{Algorithm: algoGzip}}
@@ -168,7 +175,7 @@ func TestExportIsTheTOCView(t *testing.T) { // S30
 		w := newWorld(t, 4)
 		b := w.build("src")
 		w.crafted(tagged(kind), b.twoViews(scanned, shown, nil), b, digest.FromBytes(scanned))
-		for _, form := range []string{"upstream", "bound"} {
+		for _, form := range variantForms() {
 			from := w.docker(form + ":" + tagged(kind))
 			dst := "docker-archive:" + filepath.Join(w.dir, form+".tar")
 			w.copy(from, dst, nil)
@@ -183,15 +190,17 @@ func TestExportIsTheTOCView(t *testing.T) { // S30
 	}
 }
 
-// broken are images that carry marks of a sentinel without being correct variants.
-func (b *builder) broken() map[string]v1.Descriptor {
+// broken are images that carry marks of a sentinel of one media type without being correct variants.
+func (b *builder) broken(mediaType, otherType string) map[string]v1.Descriptor {
 	scanned, _ := views(b.w.t)
 	layer := b.layer(algoChunked, scanned)
 	id, toc := digest.FromBytes(scanned), digest.Digest(layer.Annotations["io.github.containers.zstd-chunked.manifest-checksum"])
-	s := b.blob(manifest.SentinelMediaType, manifest.SentinelContent())
-	typed := b.blob(manifest.SentinelMediaType, scanned) // a tar that says it is the sentinel
+	s, other := b.blob(mediaType, manifest.SentinelContent()), b.blob(otherType, manifest.SentinelContent())
+	typed := b.blob(mediaType, scanned) // a tar that says it is the sentinel
 	asTar := s
 	asTar.MediaType = v1.MediaTypeImageLayer
+	unknown := s
+	unknown.MediaType = "application/vnd.example.sentinel"
 	legacy := b.blob(v1.MediaTypeImageLayer, []byte("zstd:chunked"))
 	of := func(ids []digest.Digest, layers ...v1.Descriptor) v1.Descriptor { return b.imageOf(layers, ids...) }
 	ids := func(d ...digest.Digest) []digest.Digest { return d }
@@ -199,7 +208,9 @@ func (b *builder) broken() map[string]v1.Descriptor {
 		"a tar of the sentinel's type":   of(ids(typed.Digest, id), typed, layer),
 		"the sentinel at index 1":        of(ids(id, s.Digest), layer, s),
 		"the sentinel twice":             of(ids(s.Digest, s.Digest, toc), s, s, layer),
+		"one of each type":               of(ids(s.Digest, toc, s.Digest), s, layer, other),
 		"the sentinel under a tar type":  of(ids(s.Digest, id), asTar, layer),
+		"the sentinel of a third type":   of(ids(s.Digest, toc), unknown, layer),
 		"another diff_id of it":          of(ids(id, toc), s, layer),
 		"diff_ids of both kinds":         of(ids(s.Digest, toc, id), s, layer, layer),
 		"the 12 bytes":                   of(ids(legacy.Digest, id), legacy, layer),
@@ -211,10 +222,16 @@ func (b *builder) broken() map[string]v1.Descriptor {
 
 // What has some marks of a sentinel is no image at all, wherever it comes from and goes to, and before a layer moves.
 func TestBrokenSentinels(t *testing.T) { // threat 5, threat 6, S2, S4, S5, S6
+	brokenSentinels(t, manifest.SentinelTypeOCI, manifest.SentinelTypeUpstream)
+	brokenSentinels(t, manifest.SentinelTypeUpstream, manifest.SentinelTypeOCI)
+}
+
+func brokenSentinels(t *testing.T, mediaType, otherType string) {
+	t.Helper()
 	w := newWorld(t, 4)
 	b := w.build("src")
 	seen := make(map[string]string)
-	for name, d := range b.broken() {
+	for name, d := range b.broken(mediaType, otherType) {
 		src := b.name(d, tagged(name))
 		for _, dst := range []string{"store:x", w.docker("a:1"), w.layout("out") + ":x"} {
 			w.front.Forget()
@@ -313,7 +330,7 @@ func TestTheListIsAHint(t *testing.T) { // threat 8, S3
 	b := w.build("src")
 	layer := b.twoViews(scanned, run["content"], nil)
 	plain := b.imageOf([]v1.Descriptor{layer}, digest.FromBytes(scanned))
-	variant := b.variantOf(plain, true)
+	variant := b.variantOf(plain, manifest.SentinelTypeOCI, true)
 	plain.Annotations = map[string]string{manifest.AnnotationSentinel: "true", manifest.AnnotationZstd: "true"}
 	for _, o := range []*Options{nil, {Platform: platform(t, "linux/amd64"), Prefer: manifest.PreferVariant}} {
 		w.env = w.machine(4)
@@ -346,7 +363,7 @@ func TestTOCDigestMismatch(t *testing.T) { // threat 9, S20
 	}
 	layer.Annotations["io.github.containers.zstd-chunked.manifest-checksum"] = digest.FromString("another").String()
 	w.crafted("x", layer, b, digest.FromBytes(scanned))
-	for _, form := range []string{"plain", "upstream", "bound"} {
+	for _, form := range append(variantForms(), "plain") {
 		if _, err := w.try(w.docker(form+":x"), "store:x", nil); !errors.Is(err, fill.ErrDigestMismatch) && !errors.Is(err, chunked.ErrDigestMismatch) {
 			t.Errorf("%s: %v", form, err)
 		}

@@ -122,7 +122,7 @@ func (b *builder) imageOf(layers []v1.Descriptor, diffIDs ...digest.Digest) v1.D
 }
 
 // variantOf adds the sentinel variant of an image that is in the layout.
-func (b *builder) variantOf(plain v1.Descriptor, chainBound bool) v1.Descriptor {
+func (b *builder) variantOf(plain v1.Descriptor, mediaType string, chainBound bool) v1.Descriptor {
 	t := b.w.t
 	t.Helper()
 	read := func(d digest.Digest) []byte {
@@ -144,7 +144,7 @@ func (b *builder) variantOf(plain v1.Descriptor, chainBound bool) v1.Descriptor 
 	if err != nil {
 		t.Fatal(err)
 	}
-	rawManifest, rawConfig, err := manifest.AddSentinel(im, chainBound)
+	rawManifest, rawConfig, err := manifest.AddSentinel(im, mediaType, chainBound)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -293,7 +293,7 @@ func TestSentinelComesFromMemory(t *testing.T) { // S16, S18
 	if n := w.front.Count("GET", manifest.SentinelDigest.String()); n != 0 {
 		t.Errorf("the sentinel was asked for %d times", n)
 	}
-	if got := w.blobOf(w.layout("out")+":x", manifest.SentinelDescriptor(digest.SHA256)); !bytes.Equal(got, manifest.SentinelContent()) {
+	if got := w.blobOf(w.layout("out")+":x", manifest.SentinelDescriptor(manifest.SentinelTypeOCI, digest.SHA256)); !bytes.Equal(got, manifest.SentinelContent()) {
 		t.Errorf("the layout has another sentinel of %d bytes", len(got))
 	}
 	if rows, err := w.env.Store.Layers(); err != nil || len(rows) != 2 {
@@ -326,7 +326,7 @@ func TestContentNeverFallsBack(t *testing.T) { // S20, S26, rule 68
 	plain := b.image("linux/amd64", algoGzip, tars...)
 	layer := b.layer(algoChunked, tars[0])
 	layer.Annotations["io.github.containers.zstd-chunked.manifest-checksum"] = digest.FromString("another").String()
-	variant := b.variantOf(b.imageOf([]v1.Descriptor{layer}, digest.FromBytes(tars[0])), true)
+	variant := b.variantOf(b.imageOf([]v1.Descriptor{layer}, digest.FromBytes(tars[0])), manifest.SentinelTypeOCI, true)
 	entries, err := manifest.PublishInstances(plain, variant, *plain.Platform, manifest.LayoutHidden)
 	if err != nil {
 		t.Fatal(err)

@@ -67,7 +67,7 @@ func TestVerifyTrust(t *testing.T) { // threat 1, threat 2, threat 3
 				t.Errorf("%s %s: %+v, %v", kind, ref, got, err)
 			}
 		}
-		for _, form := range []string{"upstream", "bound"} {
+		for _, form := range variantForms() {
 			if got, err := w.compare(w.docker(form + ":" + tagged(kind))); err != nil || got.Layers != 0 || got.Reason == "" {
 				t.Errorf("%s %s: %+v, %v", kind, form, got, err)
 			}
@@ -96,7 +96,7 @@ func TestVerifyTrustHonest(t *testing.T) {
 	layer := b.layer(algoChunked, scanned)
 	w.crafted("x", layer, b, digest.FromBytes(scanned))
 	plain := b.imageOf([]v1.Descriptor{layer}, digest.FromBytes(scanned))
-	list := b.name(b.list(plain, b.variantOf(plain, true)), "list")
+	list := b.name(b.list(plain, b.variantOf(plain, manifest.SentinelTypeOCI, true)), "list")
 	all, err := VerifyTrust(t.Context(), w.env, w.ref(list), nil)
 	if err != nil || len(all) != 2 || all[0].Layers != 1 || all[1].Layers != 0 || len(all[0].Differs)+len(all[1].Differs) > 0 {
 		t.Errorf("list: %+v, %v", all, err)

@@ -215,7 +215,7 @@ func TestMediaTypes(t *testing.T) {
 			t.Errorf("%s: %q, %v", in, got, err)
 		}
 	}
-	for _, in := range []string{"", SentinelMediaType, v1.MediaTypeImageConfig, v1.MediaTypeImageLayerGzip + "+encrypted"} {
+	for _, in := range []string{"", SentinelTypeOCI, SentinelTypeUpstream, v1.MediaTypeImageConfig, v1.MediaTypeImageLayerGzip + "+encrypted"} {
 		if got, err := Compression(in); !errors.Is(err, ErrUnsupported) || IsLayer(in) {
 			t.Errorf("%s: %q, %v", in, got, err)
 		}
@@ -225,7 +225,7 @@ func TestMediaTypes(t *testing.T) {
 			t.Errorf("%s: %s, %v", in, back, err)
 		}
 	}
-	for _, in := range []string{v1.MediaTypeImageLayerZstd, dockerLayerZstd, SentinelMediaType, "a/b"} {
+	for _, in := range []string{v1.MediaTypeImageLayerZstd, dockerLayerZstd, SentinelTypeOCI, SentinelTypeUpstream, "a/b"} {
 		if got, err := ToDocker(in); !errors.Is(err, ErrUnsupported) {
 			t.Errorf("%s: %s, %v", in, got, err)
 		}

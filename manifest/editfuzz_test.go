@@ -94,7 +94,7 @@ func FuzzSentinelConfig(f *testing.F) { // S6
 			return
 		}
 		for _, bound := range []bool{true, false} {
-			rawManifest, rawConfig, err := AddSentinel(im, bound)
+			rawManifest, rawConfig, err := AddSentinel(im, SentinelTypeUpstream, bound)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -145,7 +145,7 @@ func FuzzSentinelManifest(f *testing.F) { // S5
 		if err != nil || im.Trust != TOCUnbound {
 			return
 		}
-		rawManifest, rawConfig, err := AddSentinel(im, true)
+		rawManifest, rawConfig, err := AddSentinel(im, SentinelTypeOCI, true)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -153,7 +153,7 @@ func FuzzSentinelManifest(f *testing.F) { // S5
 		a, b := fields(t, m.Raw), fields(t, rawManifest)
 		sameBut(t, without(t, a["config"], "data"), b["config"], "digest", "size")
 		before, after := items(t, a["layers"]), items(t, b["layers"])
-		if len(after) != len(before)+1 || !bytes.Equal(after[0], marshal(SentinelDescriptor(m.Layers[0].Digest.Algorithm()))) ||
+		if len(after) != len(before)+1 || !bytes.Equal(after[0], marshal(SentinelDescriptor(SentinelTypeOCI, m.Layers[0].Digest.Algorithm()))) ||
 			!slices.EqualFunc(before, after[1:], func(x, y json.RawMessage) bool { return bytes.Equal(x, y) }) {
 			t.Fatalf("layers\n%s\n%s", a["layers"], b["layers"])
 		}

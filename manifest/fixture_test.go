@@ -113,3 +113,11 @@ func chunkedImage(t testing.TB, n int) *Image {
 	}
 	return im
 }
+
+// eachType runs a test for both media types of the sentinel.
+func eachType(t *testing.T, test func(t *testing.T, mediaType string)) {
+	t.Helper()
+	for _, mediaType := range []string{SentinelTypeOCI, SentinelTypeUpstream} {
+		t.Run(mediaType, func(t *testing.T) { test(t, mediaType) })
+	}
+}

@@ -127,7 +127,7 @@ func FuzzParseConfig(f *testing.F) {
 		if err != nil {
 			return
 		}
-		m, vc, err := AddSentinel(im, true)
+		m, vc, err := AddSentinel(im, SentinelTypeOCI, true)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -48,7 +48,7 @@ func Compression(mediaType string) (string, error) {
 }
 
 // IsLayer reports whether mediaType is a tar layer that Compression knows.
-// The sentinel's type is none.
+// The sentinel's types are none.
 func IsLayer(mediaType string) bool {
 	_, err := Compression(mediaType)
 	return err == nil

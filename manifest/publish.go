@@ -48,6 +48,16 @@ func ParseLayout(s string) (Layout, error) {
 // diff ids; only the upstream draft keeps those of the tars.
 func (l Layout) ChainBound() bool { return l != LayoutUpstream }
 
+// SentinelType is the media type of the sentinel in new variants of this
+// layout: the upstream draft has its own, and wherever the variant is ours its
+// layers are all of OCI layer types.
+func (l Layout) SentinelType() string {
+	if l == LayoutUpstream {
+		return SentinelTypeUpstream
+	}
+	return SentinelTypeOCI
+}
+
 // PublishInstances returns the list entries for a plain instance and its
 // sentinel variant, in the order that they must have (plain first: clients
 // that do not know the annotations take the first that matches). What the

@@ -9,10 +9,15 @@ import (
 )
 
 // The sentinel: a blob that no tar reader takes, put first so that the TOCs
-// are the only meaning of an image. Constants of container-libs PR 681.
+// are the only meaning of an image. Its content is that of container-libs
+// PR 681; its descriptor has one of two media types.
 const (
-	SentinelMediaType = "application/vnd.containers.zstd-chunked-sentinel"
-	SentinelSize      = 512
+	// SentinelTypeOCI is an OCI layer type, so that clients which count the
+	// layers of an image count the sentinel too (docs/decisions/0008).
+	SentinelTypeOCI = "application/vnd.oci.image.layer.v1.zstd-chunked-sentinel"
+	// SentinelTypeUpstream is PR 681's, whose code knows a sentinel by it.
+	SentinelTypeUpstream = "application/vnd.containers.zstd-chunked-sentinel"
+	SentinelSize         = 512
 
 	SentinelDigest    digest.Digest = "sha256:1ca86838d2e4c36907ef90fc2a01dcd9ac34301f21c5412927894c34f1bf79cc"
 	SentinelDigest512 digest.Digest = "sha512:9d544b121759ec001bd779b53a49138846a15be4af3b628ac5d14b744f8f9c898cf960fb2159719e7f0054c1cdafdce4f0474f90eba247f54b3f223e9e9286ad"
@@ -42,14 +47,32 @@ func SentinelContent() []byte {
 	return b
 }
 
-// SentinelDescriptor returns the layer descriptor of the sentinel; sha512
-// gives its sha512 name, every other algorithm the sha256 one.
-func SentinelDescriptor(alg digest.Algorithm) v1.Descriptor {
+// SentinelDescriptor returns the layer descriptor of the sentinel with one of
+// its types; sha512 gives its sha512 name, every other algorithm the sha256 one.
+func SentinelDescriptor(mediaType string, alg digest.Algorithm) v1.Descriptor {
 	d := SentinelDigest
 	if alg == digest.SHA512 {
 		d = SentinelDigest512
 	}
-	return v1.Descriptor{MediaType: SentinelMediaType, Digest: d, Size: SentinelSize}
+	return v1.Descriptor{MediaType: mediaType, Digest: d, Size: SentinelSize}
+}
+
+// ParseSentinelType reads the value of --sentinel-type and returns the media
+// type that it names.
+func ParseSentinelType(s string) (string, error) {
+	switch s {
+	case "oci":
+		return SentinelTypeOCI, nil
+	case "upstream":
+		return SentinelTypeUpstream, nil
+	}
+	return "", fmt.Errorf("sentinel type %q: %w", s, ErrMalformed)
+}
+
+// IsSentinelType reports whether a layer of this media type has to be the
+// sentinel.
+func IsSentinelType(mediaType string) bool {
+	return mediaType == SentinelTypeOCI || mediaType == SentinelTypeUpstream
 }
 
 // IsSentinelDigest reports whether d names the current sentinel's content.
@@ -66,8 +89,8 @@ func hasSentinel(layers []v1.Descriptor, diffIDs []digest.Digest) (bool, error) 
 		if l.Digest == legacySentinel || diffIDs[i] == legacySentinel {
 			return false, fmt.Errorf("%w: layer %d is the obsolete 12-byte sentinel", ErrSentinel, i)
 		}
-		typed := l.MediaType == SentinelMediaType
-		if i > 0 && typed && layers[0].MediaType == SentinelMediaType {
+		typed := IsSentinelType(l.MediaType)
+		if i > 0 && typed && IsSentinelType(layers[0].MediaType) {
 			return false, fmt.Errorf("%w: a second sentinel at layer %d", ErrSentinel, i)
 		}
 		if i > 0 && typed {
@@ -80,7 +103,7 @@ func hasSentinel(layers []v1.Descriptor, diffIDs []digest.Digest) (bool, error) 
 			return false, fmt.Errorf("%w: layer %d is no sentinel but has its diff_id", ErrSentinel, i)
 		}
 	}
-	if len(layers) == 0 || layers[0].MediaType != SentinelMediaType {
+	if len(layers) == 0 || !IsSentinelType(layers[0].MediaType) {
 		return false, nil
 	}
 	return true, checkSentinel(layers[0], diffIDs[0])

@@ -36,10 +36,12 @@ func TestSentinelContent(t *testing.T) { // S1, S33, rule 66
 	if IsSentinelDigest(legacySentinel) || digest.FromString("zstd:chunked") != legacySentinel {
 		t.Error("the legacy sentinel")
 	}
-	if d := SentinelDescriptor(digest.SHA512); d.Digest != SentinelDigest512 || d.Size != 512 || d.MediaType != SentinelMediaType {
-		t.Errorf("%+v", d)
+	for _, mediaType := range []string{SentinelTypeOCI, SentinelTypeUpstream} {
+		if d := SentinelDescriptor(mediaType, digest.SHA512); d.Digest != SentinelDigest512 || d.Size != 512 || d.MediaType != mediaType || !IsSentinelType(mediaType) || IsLayer(mediaType) {
+			t.Errorf("%+v", d)
+		}
 	}
-	if d := SentinelDescriptor(digest.SHA384).Digest; d != SentinelDigest {
+	if d := SentinelDescriptor(SentinelTypeOCI, digest.SHA384).Digest; d != SentinelDigest {
 		t.Errorf("sha384: %s", d)
 	}
 }
@@ -53,8 +55,10 @@ func withoutSplit(l v1.Descriptor) v1.Descriptor {
 	return l
 }
 
-func TestNewImageTrust(t *testing.T) {
-	sentinel := SentinelDescriptor(digest.SHA256)
+func TestNewImageTrust(t *testing.T) { eachType(t, testNewImageTrust) }
+
+func testNewImageTrust(t *testing.T, mediaType string) {
+	sentinel := SentinelDescriptor(mediaType, digest.SHA256)
 	for name, tt := range map[string]struct {
 		layers   []v1.Descriptor
 		diffIDs  []digest.Digest
@@ -73,7 +77,7 @@ func TestNewImageTrust(t *testing.T) {
 		"upstream":        {[]v1.Descriptor{sentinel, chunkedLayer(0), chunkedLayer(1)}, []digest.Digest{SentinelDigest, tarDigest(0), tarDigest(1)}, TOCOnly, false, []Binding{BindSentinel, BindTar, BindTar}},
 		"chain-bound":     {[]v1.Descriptor{sentinel, chunkedLayer(0), chunkedLayer(1)}, []digest.Digest{SentinelDigest, tocDigest(0), tocDigest(1)}, TOCOnly, true, []Binding{BindSentinel, BindTOC, BindTOC}},
 		"no split, bound": {[]v1.Descriptor{sentinel, withoutSplit(chunkedLayer(0))}, []digest.Digest{SentinelDigest, tocDigest(0)}, TOCOnly, true, []Binding{BindSentinel, BindTOC}},
-		"sha512":          {[]v1.Descriptor{SentinelDescriptor(digest.SHA512), chunkedLayer(0)}, []digest.Digest{SentinelDigest512, tocDigest(0)}, TOCOnly, true, []Binding{BindSentinel, BindTOC}},
+		"sha512":          {[]v1.Descriptor{SentinelDescriptor(mediaType, digest.SHA512), chunkedLayer(0)}, []digest.Digest{SentinelDigest512, tocDigest(0)}, TOCOnly, true, []Binding{BindSentinel, BindTOC}},
 		"a layer twice":   {[]v1.Descriptor{sentinel, chunkedLayer(0), chunkedLayer(0)}, []digest.Digest{SentinelDigest, tocDigest(0), tocDigest(0)}, TOCOnly, true, []Binding{BindSentinel, BindTOC, BindTOC}},
 	} {
 		im, err := newImage(t, tt.layers, tt.diffIDs)
@@ -98,15 +102,23 @@ func TestNewImageTrust(t *testing.T) {
 // Everything that has one mark of a sentinel without all of them is refused,
 // and one can tell from the message which rule it broke.
 // S2, S4
-func TestNewImageSentinelRules(t *testing.T) {
-	sentinel := SentinelDescriptor(digest.SHA256)
+func TestNewImageSentinelRules(t *testing.T) { eachType(t, testNewImageSentinelRules) }
+
+func testNewImageSentinelRules(t *testing.T, mediaType string) {
+	sentinel := SentinelDescriptor(mediaType, digest.SHA256)
 	with := func(change func(*v1.Descriptor)) v1.Descriptor { d := sentinel; change(&d); return d }
+	other := with(func(d *v1.Descriptor) {
+		if d.MediaType = SentinelTypeOCI; mediaType == SentinelTypeOCI {
+			d.MediaType = SentinelTypeUpstream
+		}
+	})
 	tarLike := with(func(d *v1.Descriptor) { d.MediaType = v1.MediaTypeImageLayer })
 	seen := make(map[string]string)
 	for name, tt := range map[string]struct {
 		layers  []v1.Descriptor
 		diffIDs []digest.Digest
 	}{
+		"zstd on top of it":    {[]v1.Descriptor{with(func(d *v1.Descriptor) { d.MediaType += "+zstd" }), chunkedLayer(0)}, []digest.Digest{SentinelDigest, tarDigest(0)}},
 		"type at index 1":      {[]v1.Descriptor{chunkedLayer(0), sentinel}, []digest.Digest{tarDigest(0), SentinelDigest}},
 		"other digest":         {[]v1.Descriptor{with(func(d *v1.Descriptor) { d.Digest = someDigest }), chunkedLayer(0)}, []digest.Digest{someDigest, tarDigest(0)}},
 		"tar layer type":       {[]v1.Descriptor{tarLike, chunkedLayer(0)}, []digest.Digest{SentinelDigest, tarDigest(0)}},
@@ -119,6 +131,7 @@ func TestNewImageSentinelRules(t *testing.T) {
 		"a TOC too big":        {[]v1.Descriptor{sentinel, edited(annTOCPosition, "925:852:157286401:1")}, []digest.Digest{SentinelDigest, tarDigest(0)}},
 		"mixture":              {[]v1.Descriptor{sentinel, chunkedLayer(0), chunkedLayer(1)}, []digest.Digest{SentinelDigest, tocDigest(0), tarDigest(1)}},
 		"twice":                {[]v1.Descriptor{sentinel, sentinel, chunkedLayer(0)}, []digest.Digest{SentinelDigest, SentinelDigest, tocDigest(0)}},
+		"twice, both types":    {[]v1.Descriptor{sentinel, chunkedLayer(0), other}, []digest.Digest{SentinelDigest, tocDigest(0), SentinelDigest}},
 		"swapped TOC ids":      {[]v1.Descriptor{sentinel, chunkedLayer(0), chunkedLayer(1), chunkedLayer(2)}, []digest.Digest{SentinelDigest, tocDigest(0), tocDigest(2), tocDigest(1)}},
 	} {
 		im, err := newImage(t, tt.layers, tt.diffIDs)
@@ -132,7 +145,7 @@ func TestNewImageSentinelRules(t *testing.T) {
 		}
 		seen[text] = name
 	}
-	if len(seen) != 13 {
+	if len(seen) != 15 {
 		t.Errorf("%d distinct errors", len(seen))
 	}
 }
@@ -144,12 +157,13 @@ func TestNewImageRefuses(t *testing.T) {
 		manifest, config string
 		want             error
 	}{
-		"another config":  {good, prettyConfig(tarDigest(1)), ErrDigestMismatch},
-		"too few ids":     {manifestOf(v1.MediaTypeImageManifest, config, chunkedLayer(0), chunkedLayer(1)), config, ErrMalformed},
-		"too many ids":    {manifestOf(v1.MediaTypeImageManifest, config), config, ErrMalformed},
-		"encrypted layer": {strings.Replace(good, v1.MediaTypeImageLayerZstd, v1.MediaTypeImageLayerZstd+"+encrypted", 1), config, ErrUnsupported},
-		"broken TOC":      {strings.Replace(good, "925:852:2507:1", "925:852:2507:1x", 1), config, ErrMalformed},
-		"docker sentinel": {manifestOf(DockerManifest, prettyConfig(SentinelDigest), SentinelDescriptor("")), prettyConfig(SentinelDigest), ErrSentinel},
+		"another config":   {good, prettyConfig(tarDigest(1)), ErrDigestMismatch},
+		"too few ids":      {manifestOf(v1.MediaTypeImageManifest, config, chunkedLayer(0), chunkedLayer(1)), config, ErrMalformed},
+		"too many ids":     {manifestOf(v1.MediaTypeImageManifest, config), config, ErrMalformed},
+		"encrypted layer":  {strings.Replace(good, v1.MediaTypeImageLayerZstd, v1.MediaTypeImageLayerZstd+"+encrypted", 1), config, ErrUnsupported},
+		"broken TOC":       {strings.Replace(good, "925:852:2507:1", "925:852:2507:1x", 1), config, ErrMalformed},
+		"docker, upstream": {manifestOf(DockerManifest, prettyConfig(SentinelDigest), SentinelDescriptor(SentinelTypeUpstream, "")), prettyConfig(SentinelDigest), ErrSentinel},
+		"docker, OCI type": {manifestOf(DockerManifest, prettyConfig(SentinelDigest), SentinelDescriptor(SentinelTypeOCI, "")), prettyConfig(SentinelDigest), ErrSentinel},
 	} {
 		im, err := NewImage(mustManifest(t, tt.manifest), mustConfig(t, tt.config))
 		if !errors.Is(err, tt.want) {
@@ -176,7 +190,7 @@ func TestFirstUnprovable(t *testing.T) {
 	if err != nil || im.FirstUnprovable() != 1 {
 		t.Errorf("%d, %v", im.FirstUnprovable(), err)
 	}
-	im, err = newImage(t, []v1.Descriptor{SentinelDescriptor(""), withoutSplit(chunkedLayer(0))}, []digest.Digest{SentinelDigest, tarDigest(0)})
+	im, err = newImage(t, []v1.Descriptor{SentinelDescriptor(SentinelTypeUpstream, ""), withoutSplit(chunkedLayer(0))}, []digest.Digest{SentinelDigest, tarDigest(0)})
 	if err != nil || im.FirstUnprovable() != 1 {
 		t.Errorf("%d, %v", im.FirstUnprovable(), err)
 	}

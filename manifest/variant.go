@@ -13,16 +13,19 @@ import (
 // time, so that the same image always gives the same bytes.
 const sentinelHistory = "zstd:chunked sentinel"
 
-// AddSentinel makes the sentinel variant of an image: the sentinel before
-// the layers, its digest before the diff ids, and, if the history had one
-// entry for each layer, one more entry. With chainBound each following diff
-// id becomes the TOC digest of its layer, else it stays. Every other byte of
-// both documents is kept; StripSentinel undoes it. All data layers must be
-// Provable and the manifest OCI, otherwise ErrUnsupported; an image that is a
-// variant already is ErrSentinel.
-func AddSentinel(im *Image, chainBound bool) (manifest, config []byte, err error) {
+// AddSentinel makes the sentinel variant of an image: the sentinel, with this
+// media type, before the layers, its digest before the diff ids, and, if the
+// history had one entry for each layer, one more entry. With chainBound each
+// following diff id becomes the TOC digest of its layer, else it stays. Every
+// other byte of both documents is kept; StripSentinel undoes it. All data
+// layers must be Provable and the manifest OCI, otherwise ErrUnsupported; an
+// image that is a variant already, or a media type that is no sentinel's, is
+// ErrSentinel.
+func AddSentinel(im *Image, mediaType string, chainBound bool) (manifest, config []byte, err error) {
 	m := im.Manifest
 	switch {
+	case !IsSentinelType(mediaType):
+		return nil, nil, fmt.Errorf("image %s: %w: media type %q is not the sentinel's", m.Digest, ErrSentinel, mediaType)
 	case im.Sentinel():
 		return nil, nil, fmt.Errorf("image %s: %w: it has a sentinel already", m.Digest, ErrSentinel)
 	case isDocker(m.MediaType):
@@ -30,7 +33,7 @@ func AddSentinel(im *Image, chainBound bool) (manifest, config []byte, err error
 	case im.Trust != TOCUnbound:
 		return nil, nil, fmt.Errorf("image %s: a sentinel without a TOC and tar-split in every layer: %w", m.Digest, ErrUnsupported)
 	}
-	sentinel := SentinelDescriptor(m.Layers[0].Digest.Algorithm())
+	sentinel := SentinelDescriptor(mediaType, m.Layers[0].Digest.Algorithm())
 	diffIDs := slices.Clone(im.Config.DiffIDs)
 	for i := range im.Layers {
 		if chainBound {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -36,10 +37,12 @@ type registry struct {
 	down  map[string]bool
 	tocs  map[digest.Digest]manifest.Range // of the layers
 	gate  chan struct{}                    // content waits for it, if not nil
+
+	sentinel string // its media type in the variants that are made here
 }
 
 func newRegistry() *registry {
-	return &registry{blobs: map[digest.Digest][]byte{}, asked: map[string]int{}, down: map[string]bool{}, tocs: map[digest.Digest]manifest.Range{}}
+	return &registry{blobs: map[digest.Digest][]byte{}, asked: map[string]int{}, down: map[string]bool{}, tocs: map[digest.Digest]manifest.Range{}, sentinel: manifest.SentinelTypeOCI}
 }
 
 func (r *registry) put(raw []byte) digest.Digest {
@@ -198,7 +201,7 @@ func (r *registry) plain(t testing.TB, level int, tars ...[]byte) *manifest.Imag
 // variant makes the sentinel variant of im.
 func (r *registry) variant(t testing.TB, im *manifest.Image, chainBound bool) *manifest.Image {
 	t.Helper()
-	raw, config, err := manifest.AddSentinel(im, chainBound)
+	raw, config, err := manifest.AddSentinel(im, r.sentinel, chainBound)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -293,7 +296,7 @@ func labels(im *manifest.Image, i int) map[string]string {
 		snapshots.LabelSnapshotRef:    manifest.ChainIDs(im.Config.DiffIDs)[i].String(),
 		snapshots.LabelSnapshotDiffID: l.DiffID.String(),
 	}
-	if manifest.IsLayer(l.MediaType) {
+	if strings.HasPrefix(l.MediaType, "application/vnd.oci.image.layer.") { // containerd's images.IsLayerType
 		m["containerd.io/snapshot/cri.image-ref"] = "registry.test/x:latest"
 		m["containerd.io/snapshot/cri.manifest-digest"] = im.Manifest.Digest.String()
 		m["containerd.io/snapshot/cri.layer-digest"] = l.Digest.String()
@@ -371,4 +374,12 @@ func (d *daemon) pins(t testing.TB) map[string]store.PinTarget {
 		m[p.ID] = p.Target
 	}
 	return m
+}
+
+// eachType runs a test for both media types of the sentinel.
+func eachType(t *testing.T, test func(t *testing.T, mediaType string)) {
+	t.Helper()
+	for _, mediaType := range []string{manifest.SentinelTypeOCI, manifest.SentinelTypeUpstream} {
+		t.Run(mediaType, func(t *testing.T) { test(t, mediaType) })
+	}
 }

@@ -25,6 +25,7 @@ func (c *copyFlags) encoding(f *pflag.FlagSet) {
 	f.StringSliceVar(&c.add, "add-compression", nil, "give every platform of the list an instance in this compression too, if it has none: gzip, zstd or zstd:chunked, with :LEVEL; several with commas")
 	f.StringVarP(&c.format, "format", "f", "", "write manifests and lists as oci or docker (v2s2); default: each stays what it is")
 	f.StringVar(&c.sentinel, "sentinel", "", "publish a sentinel variant: none, hidden, upstream or only (default hidden with --compress zstd:chunked)")
+	f.StringVar(&c.sentinelType, "sentinel-type", "", "with --sentinel: the media type of the sentinel, oci or upstream (default upstream with --sentinel upstream, else oci)")
 	f.BoolVar(&c.preserve, "preserve-digests", false, "fail rather than change a digest")
 	c.digests.flags(f)
 	c.signatures.made(f)

@@ -28,11 +28,12 @@ type copyFlags struct {
 
 // encodeFlags say what is made anew, and what must not be.
 type encodeFlags struct {
-	compress, format, sentinel string
-	add                        []string
-	preserve, keepBlobs        bool
-	recompress, foreign        bool
-	digests                    algorithmFlags
+	compress, format       string
+	sentinel, sentinelType string
+	add                    []string
+	preserve, keepBlobs    bool
+	recompress, foreign    bool
+	digests                algorithmFlags
 }
 
 // where adds the flags that say which image is taken and how the outcome is told.
@@ -59,24 +60,7 @@ func (c *copyFlags) options(dst manifest.Ref) (o *copy.Options, err error) {
 	if err := c.selection.apply(c.platform, o); err != nil {
 		return nil, err
 	}
-	compress, err := c.skopeo.compression(c.compress)
-	if err != nil {
-		return nil, err
-	}
-	if o.Compress, err = copy.ParseCompression(compress); err != nil {
-		return nil, err
-	}
-	if o.Compress.Anew = c.recompress; c.recompress && o.Compress.Algorithm == "" {
-		return nil, usage(errors.New("--recompress needs --compress, to say how"))
-	}
-	for _, text := range c.add {
-		add, err := copy.ParseCompression(text)
-		if err != nil {
-			return nil, err
-		}
-		o.Select.Add = append(o.Select.Add, add)
-	}
-	if o.Format, err = copy.ParseFormat(c.format); err != nil {
+	if err := c.encode(o); err != nil {
 		return nil, err
 	}
 	if o.Digests, err = c.digests.wish(); err != nil {
@@ -87,6 +71,36 @@ func (c *copyFlags) options(dst manifest.Ref) (o *copy.Options, err error) {
 	}
 	o.Prefer, err = preference(c.variant, dst)
 	return o, err
+}
+
+// encode says in o what is made anew, and as what.
+func (c *copyFlags) encode(o *copy.Options) error {
+	compress, err := c.skopeo.compression(c.compress)
+	if err != nil {
+		return err
+	}
+	if o.Compress, err = copy.ParseCompression(compress); err != nil {
+		return err
+	}
+	if o.Compress.Anew = c.recompress; c.recompress && o.Compress.Algorithm == "" {
+		return usage(errors.New("--recompress needs --compress, to say how"))
+	}
+	for _, text := range c.add {
+		add, err := copy.ParseCompression(text)
+		if err != nil {
+			return err
+		}
+		o.Select.Add = append(o.Select.Add, add)
+	}
+	if o.Format, err = copy.ParseFormat(c.format); err != nil {
+		return err
+	}
+	if c.sentinelType != "" {
+		if o.SentinelType, err = manifest.ParseSentinelType(c.sentinelType); err != nil {
+			return usage(fmt.Errorf("--sentinel-type is oci or upstream: %w", err))
+		}
+	}
+	return nil
 }
 
 func newCopy(a *app) *cobra.Command {

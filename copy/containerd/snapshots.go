@@ -30,7 +30,7 @@ type Chain struct {
 // ChainLayer is one layer of a Chain.
 type ChainLayer struct {
 	ID   digest.Digest // its chain id
-	Blob digest.Digest // "" for what is not a layer by its media type: a sentinel
+	Blob digest.Digest // "" for what is not a layer to containerd by its media type, as a sentinel may be
 }
 
 // Prepare has the snapshotter answer for every layer of c without its blob, keeps the snapshots under the lease, and says

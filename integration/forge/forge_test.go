@@ -166,7 +166,7 @@ func TestPlaces(t *testing.T) {
 		l.Algorithm, l.DiffID = alg, alg
 		blob := written(t, l)
 		var bundles []*Bundle
-		for _, sentinel := range []string{"", manifest.SentinelMediaType} {
+		for _, sentinel := range []string{"", manifest.SentinelTypeOCI, manifest.SentinelTypeUpstream} {
 			im := &Image{Layers: []*Blob{blob}, Sentinel: sentinel, ChainBound: sentinel != "", Algorithm: alg}
 			bundle, err := im.Bundle()
 			if err != nil {
@@ -205,7 +205,7 @@ func TestPlaces(t *testing.T) {
 				t.Fatal(err)
 			}
 			im, err := manifest.NewImage(m, c)
-			if err != nil || im.Sentinel() != (instance == bundles[1]) || im.FirstUnprovable() >= 0 {
+			if err != nil || im.Sentinel() != (instance != bundles[0]) || im.FirstUnprovable() >= 0 {
 				t.Errorf("%s: %v, trust %v", d, err, im.Trust)
 			}
 		}

@@ -60,8 +60,7 @@ func (im *Image) Bundle() (*Bundle, error) {
 	config := v1.Image{Platform: v1.Platform{OS: "linux", Architecture: runtime.GOARCH}, RootFS: v1.RootFS{Type: "layers"}}
 	m := v1.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageManifest, Layers: []v1.Descriptor{}}
 	if im.Sentinel != "" {
-		sentinel := manifest.SentinelDescriptor(alg)
-		sentinel.MediaType = im.Sentinel
+		sentinel := manifest.SentinelDescriptor(im.Sentinel, alg)
 		b.Blobs[sentinel.Digest] = manifest.SentinelContent()
 		m.Layers = append(m.Layers, sentinel)
 		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, sentinel.Digest)
