@@ -17,7 +17,7 @@ type extraction struct {
 	labelled bool          // ref is a label, so the client understands ErrAlreadyExists
 	image    string        // reference that is being pulled
 	manifest digest.Digest
-	layer    digest.Digest // of the compressed layer; the sentinel never has one
+	layer    digest.Digest // of the compressed layer; none for a sentinel of the upstream draft's type
 }
 
 // extractPrefix begins the last part of every key that containerd's unpackers make:
@@ -61,5 +61,6 @@ func (x extraction) identified() bool {
 	return x.labelled && x.manifest != "" && x.layer != ""
 }
 
-// claimsSentinel says whether the chain id is the sentinel's, whoever asks.
+// claimsSentinel says whether the chain id is the sentinel's, whoever asks. The layer
+// may still be another one.
 func (x extraction) claimsSentinel() bool { return manifest.IsSentinelDigest(x.ref) }

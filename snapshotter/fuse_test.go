@@ -81,9 +81,12 @@ func wantFiles(t *testing.T, dir string, want map[string]string) {
 
 // A container on a lazy chain, a commit of it, and another container on that, all
 // mounted: the kernel accepts every text that Mounts makes.
-func TestMountedChain(t *testing.T) {
+func TestMountedChain(t *testing.T) { eachType(t, testMountedChain) }
+
+func testMountedChain(t *testing.T, mediaType string) {
 	requireMount(t)
 	r := newRegistry()
+	r.sentinel = mediaType
 	im := r.variant(t, r.plain(t, 1,
 		tarOf(t, "etc/a", "lower", "etc/b", "stays", "etc/c", "goes"),
 		tarOf(t, "etc/a", "upper", "etc/.wh.c", "")), true)

@@ -77,24 +77,55 @@ func classed(err error) error {
 	return fmt.Errorf("%w: %w", errdefs.ErrFailedPrecondition, err)
 }
 
-// extractSentinel answers the Prepare of the sentinel itself. containerd adds no layer
-// digest to it because its media type is no layer type; one that has it is a tar layer
-// that claims the sentinel's diff_id.
+// extractSentinel answers the Prepare of the sentinel itself. containerd tells its own
+// digest with it, or none where its media type is no layer type; another one is that of
+// a tar layer that claims the sentinel's diff_id.
 func (s *Snapshotter) extractSentinel(ctx context.Context, q request) error {
 	var err error
 	switch {
 	case !q.labelled:
-		err = errors.New("a sentinel variant cannot be unpacked by a client; pull it without --local")
-	case q.layer != "":
+		err = errNoRef
+	case q.layer != "" && q.layer != q.ref:
 		err = fmt.Errorf("tar layer %s claims to be the sentinel", q.layer)
 	case q.chain.name != "":
 		err = fmt.Errorf("the sentinel above %q", q.chain.name)
 	case !s.lazily():
 		err = errOrdinary
 	default:
-		return s.answer(ctx, q, row{Sentinel: true})
+		if err = s.beginsWithSentinel(ctx, q); err == nil {
+			return s.answer(ctx, q, row{Sentinel: true})
+		}
 	}
-	return fmt.Errorf("prepare %q: %w: %w", q.key, errdefs.ErrFailedPrecondition, err)
+	s.log.Warn("sentinel is refused", "image", q.image, "reason", err)
+	return fmt.Errorf("prepare %q: %w", q.key, classed(err))
+}
+
+// restoreSentinel commits the sentinel's snapshot, which containerd remembers and this
+// store does not.
+func (s *Snapshotter) restoreSentinel(ctx context.Context, d digest.Digest) error {
+	q := request{extraction: extraction{ref: d, labelled: true}, key: extractPrefix + "restored " + d.String()}
+	q.opts = []snapshots.Opt{snapshots.WithLabels(map[string]string{snapshots.LabelSnapshotRef: d.String()})}
+	err := s.answer(ctx, q, row{Sentinel: true})
+	if errdefs.IsAlreadyExists(err) {
+		s.log.Warn("containerd knows a sentinel that this store does not, so the store was lost or replaced; it is there again, and images that were pulled before have to be removed and pulled again")
+		return nil
+	}
+	return err
+}
+
+// beginsWithSentinel looks at the image whose sentinel q is about, where q names one:
+// what only looks like a variant is refused at its first layer.
+func (s *Snapshotter) beginsWithSentinel(ctx context.Context, q request) error {
+	if !q.identified() {
+		return nil
+	}
+	wctx, cancel := context.WithTimeout(ctx, s.o.PrepareTimeout)
+	defer cancel()
+	im, err := s.images.get(wctx, q.extraction)
+	if err == nil && (!im.Sentinel() || im.chains[0] != q.ref) {
+		err = fmt.Errorf("image %s does not begin with the sentinel", q.manifest)
+	}
+	return err
 }
 
 // extractLazily answers q with ErrAlreadyExists, or says why not; and, if it came to

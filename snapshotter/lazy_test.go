@@ -47,8 +47,11 @@ func mustRefuse(t *testing.T, err error, text string) {
 	}
 }
 
-func TestLazyPull(t *testing.T) {
+func TestLazyPull(t *testing.T) { eachType(t, testLazyPull) }
+
+func testLazyPull(t *testing.T, mediaType string) {
 	r := newRegistry()
+	r.sentinel = mediaType
 	im := r.variant(t, r.plain(t, 1, tarOf(t, "a", "lower", "b", "b"), tarOf(t, "a", "upper")), true)
 	d := start(t, t.TempDir(), r, Options{})
 
@@ -117,8 +120,11 @@ func pinnedLayers(pins map[string]store.PinTarget) []uint64 {
 }
 
 // A commit on top of a lazy chain is a directory above the view, and can be built on.
-func TestDirectoryAboveLazy(t *testing.T) {
+func TestDirectoryAboveLazy(t *testing.T) { eachType(t, testDirectoryAboveLazy) }
+
+func testDirectoryAboveLazy(t *testing.T, mediaType string) {
 	r := newRegistry()
+	r.sentinel = mediaType
 	im := r.variant(t, r.plain(t, 1, tarOf(t, "a", "lower")), true)
 	d := start(t, t.TempDir(), r, Options{})
 	names := mustPull(t, d, "n1", im)
@@ -144,8 +150,11 @@ func TestDirectoryAboveLazy(t *testing.T) {
 
 // Two namespaces that pull at the same time ask the registry once and share all
 // snapshots; a third pull later asks nothing.
-func TestNamespacesShare(t *testing.T) {
+func TestNamespacesShare(t *testing.T) { eachType(t, testNamespacesShare) }
+
+func testNamespacesShare(t *testing.T, mediaType string) {
 	r := newRegistry()
+	r.sentinel = mediaType
 	im := r.variant(t, r.plain(t, 1, tarOf(t, "a", "1"), tarOf(t, "b", "2"), tarOf(t, "c", "3")), true)
 	d := start(t, t.TempDir(), r, Options{})
 	var wg sync.WaitGroup
@@ -198,8 +207,11 @@ func TestPlainImagesAreUnpacked(t *testing.T) {
 
 // A client that unpacks by itself (--local) sends no labels. It may not unpack a
 // variant, from the start or above what another pull has answered.
-func TestLocalPullOfVariant(t *testing.T) {
+func TestLocalPullOfVariant(t *testing.T) { eachType(t, testLocalPullOfVariant) }
+
+func testLocalPullOfVariant(t *testing.T, mediaType string) {
 	r := newRegistry()
+	r.sentinel = mediaType
 	im := r.variant(t, r.plain(t, 1, tarOf(t, "a", "1")), true)
 	d := start(t, t.TempDir(), r, Options{})
 	chains := chainNames(im)
@@ -221,8 +233,11 @@ func TestLocalPullOfVariant(t *testing.T) {
 }
 
 // A key that is in use is not an answer, although containerd knows both by one class.
-func TestKeyInUse(t *testing.T) {
+func TestKeyInUse(t *testing.T) { eachType(t, testKeyInUse) }
+
+func testKeyInUse(t *testing.T, mediaType string) {
 	r := newRegistry()
+	r.sentinel = mediaType
 	im := r.variant(t, r.plain(t, 1, tarOf(t, "a", "1")), true)
 	d := start(t, t.TempDir(), r, Options{})
 	ctx := context.Background()
@@ -233,8 +248,11 @@ func TestKeyInUse(t *testing.T) {
 	mustRefuse(t, err, "already exists")
 }
 
-func TestTarLayerClaimsSentinel(t *testing.T) {
+func TestTarLayerClaimsSentinel(t *testing.T) { eachType(t, testTarLayerClaimsSentinel) }
+
+func testTarLayerClaimsSentinel(t *testing.T, mediaType string) {
 	r := newRegistry()
+	r.sentinel = mediaType
 	good := r.plain(t, 1, tarOf(t, "a", "1"), tarOf(t, "b", "2"))
 	im := r.claiming(t, good, manifest.SentinelDigest, good.Config.DiffIDs[1])
 	d := start(t, t.TempDir(), r, Options{})
@@ -250,9 +268,80 @@ func TestTarLayerClaimsSentinel(t *testing.T) {
 	}
 }
 
-// A variant that names another image's diff_ids would own that image's chain ids.
-func TestHostileVariant(t *testing.T) {
+// The sentinel's Prepare may name the sentinel's own digest, and then the image that it names has to begin with it.
+func TestSentinelIsLookedAt(t *testing.T) {
 	r := newRegistry()
+	plain := r.plain(t, 1, tarOf(t, "a", "1"))
+	variant := r.variant(t, plain, true)
+	raw := strings.Replace(string(variant.Manifest.Raw), manifest.SentinelTypeOCI, v1.MediaTypeImageLayer, 1)
+	broken := r.put([]byte(raw)) // the sentinel under a tar's type: its own digest, and its diff_id
+	d := start(t, t.TempDir(), r, Options{})
+	good := labels(variant, 0)
+	for _, c := range []struct {
+		name, label, value, want string
+	}{
+		{"another layer", "containerd.io/snapshot/cri.layer-digest", variant.Layers[1].Digest.String(), "claims to be the sentinel"},
+		{"its other digest", "containerd.io/snapshot/cri.layer-digest", manifest.SentinelDigest512.String(), "claims to be the sentinel"},
+		{"a plain image", "containerd.io/snapshot/cri.manifest-digest", plain.Manifest.Digest.String(), "does not begin with the sentinel"},
+		{"a broken variant", "containerd.io/snapshot/cri.manifest-digest", broken.String(), "has the sentinel's digest but type"},
+		{"no image", "containerd.io/snapshot/cri.manifest-digest", digest.FromString("x").String(), "registry is down"},
+	} {
+		l := maps.Clone(good)
+		l[c.label] = c.value
+		_, err := d.Prepare(context.Background(), "n1/1/extract-1-x "+manifest.SentinelDigest.String(), "", snapshots.WithLabels(l))
+		if err == nil || !strings.Contains(err.Error(), c.want) || errdefs.IsAlreadyExists(err) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+	if left := d.all(t); len(left) != 0 {
+		t.Errorf("left: %q", left)
+	}
+	mustPull(t, d, "n1", variant)
+}
+
+// A store that was lost under a containerd that remembers it: all that containerd asks about the sentinel is Stat, and
+// every variant of the namespace stands on that snapshot.
+func TestSentinelOfALostStore(t *testing.T) {
+	ctx := context.Background()
+	for _, ref := range []digest.Digest{manifest.SentinelDigest, manifest.SentinelDigest512} {
+		r := newRegistry()
+		im := r.variant(t, r.plain(t, 1, tarOf(t, "a", "1")), true)
+		d := start(t, t.TempDir(), r, Options{})
+		if _, err := d.Stat(ctx, digest.FromString("x").String()); !errdefs.IsNotFound(err) {
+			t.Errorf("another snapshot: %v", err)
+		}
+		for range 2 {
+			info, err := d.Stat(ctx, ref.String())
+			if err != nil || info.Kind != snapshots.KindCommitted || info.Parent != "" || info.Labels[snapshots.LabelSnapshotRef] != ref.String() {
+				t.Fatalf("%+v, %v", info, err)
+			}
+		}
+		if ref != manifest.SentinelDigest {
+			continue
+		}
+		// What the next variant needs: its layers on that snapshot.
+		l := labels(im, 1)
+		_, err := d.Prepare(ctx, "n1/2/extract-2-x "+l[snapshots.LabelSnapshotRef], ref.String(), snapshots.WithLabels(l))
+		if !errdefs.IsAlreadyExists(err) {
+			t.Errorf("above it: %v", err)
+		}
+	}
+	ordinary, err := New(&Options{Root: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ordinary.Close()
+	if _, err := ordinary.Stat(ctx, manifest.SentinelDigest.String()); !errdefs.IsNotFound(err) {
+		t.Errorf("an ordinary snapshotter: %v", err)
+	}
+}
+
+// A variant that names another image's diff_ids would own that image's chain ids.
+func TestHostileVariant(t *testing.T) { eachType(t, testHostileVariant) }
+
+func testHostileVariant(t *testing.T, mediaType string) {
+	r := newRegistry()
+	r.sentinel = mediaType
 	victim := r.plain(t, 1, tarOf(t, "bin/sh", "good"))
 	evil := r.plain(t, 1, tarOf(t, "bin/sh", "evil"))
 	hostile := r.variant(t, r.image(t, evil.Manifest.Layers, victim.Config.DiffIDs), false)
@@ -273,8 +362,11 @@ func TestHostileVariant(t *testing.T) {
 
 // While a chain id stands for one TOC, another TOC cannot have it, even if both are
 // believed.
-func TestChainIDConflict(t *testing.T) {
+func TestChainIDConflict(t *testing.T) { eachType(t, testChainIDConflict) }
+
+func testChainIDConflict(t *testing.T, mediaType string) {
 	r := newRegistry()
+	r.sentinel = mediaType
 	files := tarOf(t, "a", strings.Repeat("text that compresses. ", 1000))
 	first := r.variant(t, r.plain(t, 1, files), false)
 	second := r.variant(t, r.plain(t, 19, files), false)
@@ -295,7 +387,12 @@ func TestChainIDConflict(t *testing.T) {
 }
 
 func TestVariantWithTarDiffIDsIsCompleted(t *testing.T) {
+	eachType(t, testVariantWithTarDiffIDsIsCompleted)
+}
+
+func testVariantWithTarDiffIDsIsCompleted(t *testing.T, mediaType string) {
 	r := newRegistry()
+	r.sentinel = mediaType
 	im := r.variant(t, r.plain(t, 1, tarOf(t, "a", "1"), tarOf(t, "b", "2")), false)
 	d := start(t, t.TempDir(), r, Options{})
 	mustPull(t, d, "n1", im)
@@ -310,8 +407,11 @@ func TestVariantWithTarDiffIDsIsCompleted(t *testing.T) {
 }
 
 // A completion that takes longer than a Prepare may goes on by itself.
-func TestPrepareTimeout(t *testing.T) {
+func TestPrepareTimeout(t *testing.T) { eachType(t, testPrepareTimeout) }
+
+func testPrepareTimeout(t *testing.T, mediaType string) {
 	r := newRegistry()
+	r.sentinel = mediaType
 	im := r.variant(t, r.plain(t, 1, tarOf(t, "a", "1")), false)
 	r.gate = make(chan struct{})
 	d := start(t, t.TempDir(), r, Options{PrepareTimeout: 200 * time.Millisecond})
@@ -337,8 +437,11 @@ func TestPrepareTimeout(t *testing.T) {
 }
 
 // Without its TOCs a variant cannot be pulled, and nothing is left of the try.
-func TestRegistryDown(t *testing.T) {
+func TestRegistryDown(t *testing.T) { eachType(t, testRegistryDown) }
+
+func testRegistryDown(t *testing.T, mediaType string) {
 	r := newRegistry()
+	r.sentinel = mediaType
 	plain := r.plain(t, 1, tarOf(t, "a", "1"))
 	im := r.variant(t, plain, true)
 	d := start(t, t.TempDir(), r, Options{})
@@ -403,8 +506,11 @@ func (d *daemon) denied(t *testing.T, name string) {
 
 // unbound = "verify": an image is lazy at once and proved in the background. One whose TOC is not its tar is denied,
 // after a restart and from another namespace too; an honest image of the same layer is not.
-func TestUnboundVerify(t *testing.T) {
+func TestUnboundVerify(t *testing.T) { eachType(t, testUnboundVerify) }
+
+func testUnboundVerify(t *testing.T, mediaType string) {
 	r := newRegistry()
+	r.sentinel = mediaType
 	good := r.plain(t, 1, tarOf(t, "a", "1"))
 	liar := r.image(t, good.Manifest.Layers, []digest.Digest{digest.FromString("somebody else's tar")})
 	root, asked := t.TempDir(), &running{}

@@ -20,6 +20,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/tocsin/tocsin/chunked/fill"
+	"github.com/tocsin/tocsin/manifest"
 	"github.com/tocsin/tocsin/store"
 )
 
@@ -188,8 +189,21 @@ func (s *Snapshotter) Close() error {
 }
 
 // Stat returns what is known about a snapshot. A denied one is an error: when an image is
-// pulled again, this is all that containerd asks about a chain id that it knows.
-func (s *Snapshotter) Stat(ctx context.Context, key string) (info snapshots.Info, err error) {
+// pulled again, this is all that containerd asks about a chain id that it knows. All
+// variants of a namespace share the sentinel's, so one that was lost with the store is
+// made again: else none of them could be pulled until the last one is removed.
+func (s *Snapshotter) Stat(ctx context.Context, key string) (snapshots.Info, error) {
+	info, err := s.stat(ctx, key)
+	if d := digest.Digest(key); errdefs.IsNotFound(err) && manifest.IsSentinelDigest(d) && s.lazily() {
+		if err := s.restoreSentinel(ctx, d); err != nil {
+			return snapshots.Info{}, err
+		}
+		return s.stat(ctx, key)
+	}
+	return info, err
+}
+
+func (s *Snapshotter) stat(ctx context.Context, key string) (info snapshots.Info, err error) {
 	err = s.read(ctx, func(ctx context.Context, r rows) error {
 		id, found, _, err := storage.GetInfo(ctx, key)
 		if err != nil {
