@@ -16,7 +16,7 @@ import (
 // fails, the fetch goes on, and a later pull finds it done and runs.
 func TestPrepareIsBounded(t *testing.T) {
 	harness.Need(t)
-	l := newLab(t, &harness.Options{Serve: true, Config: backgroundOff + "prepare_timeout = \"2s\"\n"})
+	l := newLab(t, &harness.Options{Serve: true, Config: backgroundOff + "prepare_timeout = \"2s\"\n", LayerTypes: true})
 	l.convert(writeImage(t, treelistLayer(t), mkimage.File("/data/file", noiseOf(1<<20))), "gzip", "upstream", "image:both")
 	l.variantAlone("image", "both", "variant")
 	im := l.image("image", "variant")

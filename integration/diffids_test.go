@@ -17,18 +17,18 @@ import (
 func TestHostileDiffIDs(t *testing.T) {
 	harness.Need(t)
 	program := treelistLayer(t)
-	l := newLab(t, &harness.Options{Serve: true, Config: backgroundOff})
+	l := newLab(t, &harness.Options{Serve: true, Config: backgroundOff, LayerTypes: true})
 	number := 0
 	for _, c := range []hostileCase{
-		{victim: "only"}, {victim: "only", shared: true},
-		{victim: "upstream"}, {victim: "upstream", shared: true},
-		{victim: "none", shared: true},
+		{victim: "only", as: "oci"}, {victim: "only", as: "upstream", shared: true},
+		{victim: "upstream", as: "upstream"}, {victim: "upstream", as: "oci", shared: true},
+		{victim: "none", as: "oci", shared: true}, {victim: "none", as: "upstream", shared: true},
 	} {
 		for _, c.first = range []string{"victim", "hostile"} {
 			for _, c.namespace = range []string{"", "elsewhere"} {
 				number++
 				c.repo = fmt.Sprintf("h%d", number)
-				t.Run(fmt.Sprintf("%s, lower layer shared %t, %s first, namespace %q", c.victim, c.shared, c.first, c.namespace), func(t *testing.T) {
+				t.Run(fmt.Sprintf("%s, sentinel of type %s, lower layer shared %t, %s first, namespace %q", c.victim, c.as, c.shared, c.first, c.namespace), func(t *testing.T) {
 					l := *l
 					l.t = t
 					l.hostile(program, c)
@@ -41,6 +41,7 @@ func TestHostileDiffIDs(t *testing.T) {
 type hostileCase struct {
 	repo      string
 	victim    string // how it was published: the flag --sentinel
+	as        string // the type of its sentinel and the hostile image's: the flag --sentinel-type
 	shared    bool   // the hostile image's lower layer is the victim's
 	first     string // who is pulled first
 	namespace string // of the hostile image; "": the victim's
@@ -51,12 +52,16 @@ type hostileCase struct {
 func (l *lab) hostile(program mkimage.Layer, c hostileCase) {
 	l.t.Helper()
 	good, evil := "the good file of "+c.repo+"\n", "the EVIL file of "+c.repo+"\n"
-	l.convert(writeImage(l.t, program, mkimage.File("/data/file", []byte(good))), "gzip", c.victim, c.repo+":published")
+	as := []string{"--sentinel-type", c.as}
+	if c.victim == "none" {
+		as = nil
+	}
+	l.convert(writeImage(l.t, program, mkimage.File("/data/file", []byte(good))), "gzip", c.victim, c.repo+":published", as...)
 	lower := program
 	if !c.shared {
 		lower = mkimage.File("/other", []byte("of "+c.repo))
 	}
-	l.convert(writeImage(l.t, lower, mkimage.File("/data/file", []byte(evil))), "gzip", "only", c.repo+":evil")
+	l.convert(writeImage(l.t, lower, mkimage.File("/data/file", []byte(evil))), "gzip", "only", c.repo+":evil", "--sentinel-type", c.as)
 	l.variantAlone(c.repo, "published", "victim")
 	l.copyDiffIDs(c.repo, "evil", "victim", "hostile")
 	tags := []string{"victim", "hostile"}

@@ -134,10 +134,13 @@ func (l *lab) index(repo, tag, as string) {
 func TestLocalPullOfVariant(t *testing.T) {
 	harness.Need(t)
 	layout := writeImage(t, treelistLayer(t), mkimage.File("/data/file", []byte("content\n")))
-	for _, version := range []string{"2.4", "2.1"} {
-		t.Run("containerd "+version, func(t *testing.T) {
-			l := newLab(t, &harness.Options{Containerd: version, Serve: true, Config: backgroundOff})
-			l.convert(layout, "gzip", "only", "image:lazy")
+	for version, as := range versionsAndTypes() {
+		if version != "2.4" && version != "2.1" {
+			continue
+		}
+		t.Run("containerd "+version+" "+as, func(t *testing.T) {
+			l := newLab(t, &harness.Options{Containerd: version, Serve: true, Config: backgroundOff, LayerTypes: as == "upstream"})
+			l.convert(layout, "gzip", "only", "image:lazy", "--sentinel-type", as)
 			t.Log(l.fails("images", "pull", "--local", "--plain-http", "--snapshotter", "tocsin", l.far+"/image:lazy"))
 			l.checkNothingLeft()
 			if out := l.ctr("snapshots", "--snapshotter", "tocsin", "ls"); strings.Count(out, "\n") != 1 {

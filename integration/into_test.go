@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"iter"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,14 +17,15 @@ import (
 type layouts struct {
 	tags           map[string]string
 	plain, variant string // of hidden
+	sentinel       string // type of hidden's and only's sentinel, as --sentinel-type has it
 }
 
-// publish puts an image into the registry in every layout, under layouts:TAG.
-func (l *lab) publishLayouts(layout string) layouts {
+// publish puts an image into the registry in every layout, under layouts:TAG; sentinelType is that of hidden and only.
+func (l *lab) publishLayouts(layout, sentinelType string) layouts {
 	l.t.Helper()
-	out := layouts{tags: make(map[string]string)}
-	for _, tag := range []string{"hidden", "upstream", "only"} {
-		out.tags[tag] = strings.TrimSpace(l.must(l.Tocsin(l.t.Context(), "copy", "--compress", "zstd:chunked", "--sentinel", tag,
+	out := layouts{tags: make(map[string]string), sentinel: sentinelType}
+	for tag, as := range map[string]string{"hidden": sentinelType, "upstream": "upstream", "only": sentinelType} {
+		out.tags[tag] = strings.TrimSpace(l.must(l.Tocsin(l.t.Context(), "copy", "--compress", "zstd:chunked", "--sentinel", tag, "--sentinel-type", as,
 			"oci:"+layout+":gzip", "docker://"+l.Registry+"/layouts:"+tag)))
 	}
 	for variant, d := range map[string]*string{"plain": &out.plain, "sentinel": &out.variant} {
@@ -58,10 +60,10 @@ func (l *lab) into(ref string, flags ...string) (string, error) {
 func TestPullInto(t *testing.T) { // S24, S25, S26
 	harness.Need(t)
 	layout := writeImage(t, treelistLayer(t), mkimage.File("/data/one", []byte("1\n")))
-	for _, version := range harness.Versions() {
-		t.Run(version, func(t *testing.T) {
-			l := newLab(t, &harness.Options{Containerd: version, Serve: true, Config: backgroundOff, NoLayerTypes: true})
-			p := l.publishLayouts(layout)
+	for version, sentinelType := range versionsAndTypes() {
+		t.Run(version+" "+sentinelType, func(t *testing.T) {
+			l := newLab(t, &harness.Options{Containerd: version, Serve: true, Config: backgroundOff})
+			p := l.publishLayouts(layout, sentinelType)
 			if version == harness.Versions()[0] {
 				l.intoFails()
 				l.intoPlain(p)
@@ -72,13 +74,24 @@ func TestPullInto(t *testing.T) { // S24, S25, S26
 			if version == "2.0" || version == "2.4" {
 				l.intoOthers(p)
 			}
-			l.stock(p)
+			l.stock(version, p)
 			if version == "2.0" {
-				l.logged("containerd before 2.1 cannot pull sentinel variants")
+				l.logged("ctr of containerd before 2.1 cannot pull sentinel variants")
 			} else {
 				l.logged("no layer_types in the unpack_config")
 			}
 		})
+	}
+}
+
+// versionsAndTypes are all versions of containerd, each with both types of the sentinel.
+func versionsAndTypes() iter.Seq2[string, string] {
+	return func(yield func(version, sentinelType string) bool) {
+		for _, version := range harness.Versions() {
+			if !yield(version, "oci") || !yield(version, "upstream") {
+				return
+			}
+		}
 	}
 }
 

@@ -86,10 +86,10 @@ func (l *lab) fails(args ...string) string {
 }
 
 // convert publishes an image of a layout as zstd:chunked with a sentinel as the flag says.
-func (l *lab) convert(layout, name, sentinel, repoTag string) {
+func (l *lab) convert(layout, name, sentinel, repoTag string, flags ...string) {
 	l.t.Helper()
-	l.must(l.Tocsin(l.t.Context(), "copy", "--compress", "zstd:chunked", "--sentinel", sentinel,
-		"oci:"+layout+":"+name, "docker://"+l.Registry+"/"+repoTag))
+	args := append([]string{"copy", "--compress", "zstd:chunked", "--sentinel", sentinel}, flags...)
+	l.must(l.Tocsin(l.t.Context(), append(args, "oci:"+layout+":"+name, "docker://"+l.Registry+"/"+repoTag)...))
 }
 
 // pull pulls through the front with plain ctr and returns the reference.

@@ -7,8 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/opencontainers/go-digest"
-
 	"github.com/tocsin/tocsin/copy/containerd"
 	"github.com/tocsin/tocsin/manifest"
 )
@@ -17,7 +15,7 @@ import (
 const adviseAgain = 5 * time.Second
 
 // advise says in the daemon's log what containerd does not ask the daemon about, because it has given up before: that it
-// takes a sentinel for no layer. It returns when ctx ends; containerd may come and go.
+// takes a sentinel for no layer, as it does one of the upstream draft's media type. It returns when ctx ends; containerd may come and go.
 func (c *contentStore) advise(ctx context.Context, log *slog.Logger) {
 	if c.client == nil {
 		return
@@ -39,21 +37,26 @@ func adviseOnce(ctx context.Context, client *containerd.Client, log *slog.Logger
 	if err != nil {
 		return // with ctx, or containerd went at once
 	}
-	if cannotCount(version) {
-		log.Warn("containerd before 2.1 cannot pull sentinel variants; tocsin pull --into containerd:NAMESPACE REF does it", "containerd", version)
+	if namesNoImage(version) {
+		log.Warn("ctr of containerd before 2.1 cannot pull sentinel variants; tocsin pull --into containerd:NAMESPACE REF does it", "containerd", version)
 	}
-	err = client.Fetched(ctx, manifest.SentinelDescriptor(digest.SHA256).Digest, func(namespace string) {
-		log.Warn("containerd fetched a sentinel as a blob, so a pull fails there with 'number of layers and diffIDs don't match': "+
-			"no layer_types in the unpack_config of its snapshotter, or a snapshotter that is not tocsin's; "+
-			"tocsin pull --into containerd:NAMESPACE REF works without", "namespace", namespace)
+	err = client.Fetched(ctx, manifest.SentinelDigest, func(namespace string) {
+		// One of the OCI type that is fetched is another snapshotter's, or that of a client that fetches before it asks.
+		uncounted, err := client.Namespace(namespace).IsNoLayer(ctx, manifest.SentinelDigest)
+		if err == nil && uncounted {
+			log.Warn("containerd fetched a sentinel of the upstream draft's media type as a blob, so a pull fails there with "+
+				"'number of layers and diffIDs don't match': "+
+				"no layer_types in the unpack_config of its snapshotter, or a snapshotter that is not tocsin's; "+
+				"tocsin pull --into containerd:NAMESPACE REF works without, and so do images that are published with --sentinel-type oci", "namespace", namespace)
+		}
 	})
 	if ctx.Err() == nil {
 		log.Info("containerd is gone", "err", err)
 	}
 }
 
-// cannotCount says whether a version of containerd has no layer_types.
-func cannotCount(version string) bool {
+// namesNoImage says whether the transfer service of a version of containerd never tells a snapshotter which image is pulled.
+func namesNoImage(version string) bool {
 	var major, minor int
 	if _, err := fmt.Sscanf(strings.TrimPrefix(version, "v"), "%d.%d", &major, &minor); err != nil {
 		return false // a build of somebody's own

@@ -7,6 +7,7 @@ import (
 	eventstypes "github.com/containerd/containerd/api/events"
 	eventsapi "github.com/containerd/containerd/api/services/events/v1"
 	versionapi "github.com/containerd/containerd/api/services/version/v1"
+	"github.com/containerd/containerd/v2/core/content"
 	"github.com/opencontainers/go-digest"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/emptypb"
@@ -38,4 +39,16 @@ func (c *Client) Fetched(ctx context.Context, d digest.Digest, fn func(namespace
 			fn(e.GetNamespace())
 		}
 	}
+}
+
+// firstOther is the label by which containerd keeps the first child of a manifest that it takes for neither a layer nor a
+// configuration. It is written before the child is fetched.
+const firstOther = "containerd.io/gc.ref.content.0"
+
+// IsNoLayer reports whether containerd has an image in which d comes first and is no layer to it.
+func (n *Namespace) IsNoLayer(ctx context.Context, d digest.Digest) (bool, error) {
+	found := false
+	err := n.content.Walk(n.with(ctx), func(content.Info) error { found = true; return nil },
+		fmt.Sprintf("labels.%q==%s", firstOther, d))
+	return found, n.failed(err, "images with %s", d)
 }

@@ -59,7 +59,7 @@ func (m *Machine) ServeSocket() string { return m.path("tocsin.sock") }
 
 func (m *Machine) startContainerd() error {
 	config := fmt.Sprintf(containerdConfig, m.Dir, m.containerdSocket(), m.ServeSocket(), m.Root())
-	if !m.options.NoLayerTypes {
+	if m.options.LayerTypes {
 		config += layerTypes
 	}
 	if err := os.WriteFile(m.path("containerd.toml"), []byte(config), 0o600); err != nil {

@@ -27,8 +27,8 @@ type Options struct {
 	Serve bool
 	// Config is added to the configuration file of `tocsin serve`. It must not set root, address or containerd.
 	Config string
-	// NoLayerTypes leaves layer_types out of containerd's configuration: a sentinel is no layer then, as without tocsin.
-	NoLayerTypes bool
+	// LayerTypes has containerd's configuration count a sentinel of the upstream draft's media type as a layer.
+	LayerTypes bool
 }
 
 // Machine is a containerd, a registry and perhaps a tocsin daemon that know only each other. Its methods may be called
