@@ -64,7 +64,10 @@ func (r *runner) encodeTar(ctx context.Context, l manifest.Layer, c Compression,
 	made, err := r.encodeAs(ctx, l, c, as)
 	if errors.Is(err, chunked.ErrUnsayable) || errors.Is(err, chunked.ErrTooBig) {
 		r.note("layer %s became plain zstd, because a table of contents cannot say its tar: %v", l.Digest, err)
-		return r.encodeAs(ctx, l, Compression{Algorithm: algoZstd, Level: c.Level}, as)
+		why := err
+		if made, err = r.encodeAs(ctx, l, Compression{Algorithm: algoZstd, Level: c.Level}, as); err == nil {
+			r.unsaid.Store(made.desc.Digest, why)
+		}
 	}
 	return made, err
 }

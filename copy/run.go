@@ -41,6 +41,7 @@ type shared struct {
 	placed flights[placedKey, document]     // instances' manifests written
 	heads  sync.Map                         // digest to the compression that a blob that was read is in
 	reused atomic.Int64                     // layers that were not made anew, because the destination has their tars
+	unsaid sync.Map                         // digest of a layer that became plain zstd to the error that says why
 }
 
 // layerKey is a layer together with what its image says its tar is: images that disagree share nothing.
@@ -198,7 +199,7 @@ func (r *runner) image(ctx context.Context, ip imagePlan, p *copyPlan) (written,
 		w.plain = &doc
 		return w, r.config(ctx, im)
 	}
-	if reason := noVariant(im); reason != "" {
+	if reason := r.noVariant(im); reason != "" {
 		if !p.optional {
 			return w, fmt.Errorf("no sentinel variant: %s: %w", reason, ErrUsage)
 		}
@@ -302,11 +303,16 @@ func (r *runner) sniffed(ctx context.Context, ip imagePlan, l manifest.Layer) (v
 }
 
 // noVariant is the reason why an image cannot have a sentinel variant, or "".
-func noVariant(im *manifest.Image) string {
-	if i := im.FirstUnprovable(); i >= 0 {
-		return fmt.Sprintf("layer %d (%s) has no table of contents", i, im.Layers[i].Digest)
+func (r *runner) noVariant(im *manifest.Image) string {
+	i := im.FirstUnprovable()
+	if i < 0 {
+		return ""
 	}
-	return ""
+	reason := fmt.Sprintf("layer %d (%s) has no table of contents", i, im.Layers[i].Digest)
+	if why, ok := r.unsaid.Load(im.Layers[i].Digest); ok {
+		reason += fmt.Sprintf(", because none can say its tar: %v", why)
+	}
+	return reason
 }
 
 // variant writes what a sentinel variant adds to an image whose layers are there already: the sentinel, and a config.

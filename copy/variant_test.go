@@ -1,6 +1,7 @@
 package copy
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"errors"
@@ -279,6 +280,32 @@ func TestVariantsAreOCI(t *testing.T) { // S8
 	w.copy(w.docker("oci:1"), w.docker("back:1"), &Options{Compress: Compression{Algorithm: algoGzip}, Format: FormatDocker})
 	if back := w.situation(w.docker("back:1")); back.list.MediaType != manifest.DockerList || len(back.instances) != 1 || w.sentinels(w.docker("back:1")) != 0 {
 		t.Errorf("%s", back.top.raw)
+	}
+}
+
+// A tar that no table of contents can say has no variant, and who asked for one is told which entry it was and why.
+func TestWhyThereIsNoVariant(t *testing.T) {
+	for name, tt := range map[string]struct {
+		raw  []byte
+		says string
+	}{
+		"a hard link to a symlink": {tarWith(t, tar.Header{Typeflag: tar.TypeSymlink, Name: "etc/link", Linkname: "x"},
+			tar.Header{Typeflag: tar.TypeLink, Name: "etc/hard", Linkname: "etc/link"}), `"etc/hard"`},
+		"a hard link to a fifo": {tarWith(t, tar.Header{Typeflag: tar.TypeFifo, Name: "run/fifo"},
+			tar.Header{Typeflag: tar.TypeLink, Name: "run/hard", Linkname: "run/fifo"}), `"run/hard"`},
+		"a name that is not UTF-8": {tarWith(t, tar.Header{Typeflag: tar.TypeReg, Name: "etc/\xff", Format: tar.FormatGNU}), `"etc/\xff"`},
+	} {
+		w := newWorld(t, 4)
+		b := w.build("src")
+		src := b.name(b.image("linux/amd64", algoGzip, tt.raw), "x")
+		o := &Options{Compress: Compression{Algorithm: algoChunked}}
+		if res := w.copy(src, w.docker("plain:1"), o); !strings.Contains(strings.Join(res.Notes, "\n"), tt.says) {
+			t.Errorf("%s: notes %q", name, res.Notes)
+		}
+		o.Sentinel = "only"
+		if _, err := w.try(src, w.docker("no:1"), o); !errors.Is(err, ErrUsage) || !strings.Contains(err.Error(), tt.says) || !strings.Contains(err.Error(), "no TOC can say this tar") {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
