@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 
 	"github.com/moby/sys/mountinfo"
 	"github.com/opencontainers/go-digest"
@@ -42,7 +43,7 @@ func newMount(a *app) *cobra.Command {
 				return err
 			}
 			if !foreground {
-				return spawnMount(cmd.Context())
+				return spawnMount(inForeground(os.Args[1:], len(args), cmd.ArgsLenAtDash()))
 			}
 			want, err := parsePlatform(platform)
 			if err != nil {
@@ -70,8 +71,18 @@ func newMount(a *app) *cobra.Command {
 // readyFD is where a mount in the background tells its parent that the tree is there.
 const readyFD = 3
 
-// spawnMount runs this same command line in the foreground of a process of its own and returns when the tree is there.
-func spawnMount(ctx context.Context) error {
+// inForeground is a command line with --foreground. Of its n arguments the first atDash stand before a "--", after which
+// nothing is a flag; without one atDash is -1. It is pure.
+func inForeground(line []string, n, atDash int) []string {
+	at := len(line)
+	if atDash >= 0 {
+		at -= n - atDash + 1
+	}
+	return slices.Insert(slices.Clone(line), at, "--foreground")
+}
+
+// spawnMount runs a command line in a process of its own and returns when the tree is there.
+func spawnMount(args []string) error {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return err
@@ -81,7 +92,7 @@ func spawnMount(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, w.Close())
 	}
-	cmd := exec.Command(self, append(os.Args[1:], "--foreground")...)
+	cmd := exec.Command(self, args...)
 	cmd.ExtraFiles = []*os.File{w}
 	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
 	// A file and no pipe: the child lives on, and must not fail when it has something to say and we are gone.
