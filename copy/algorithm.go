@@ -328,7 +328,7 @@ func holdsDigests(ctx context.Context, env *Env, dst manifest.Ref, alg digest.Al
 // nameAs gives what the source named a name of another algorithm, if it is a right one: a destination may name the same
 // bytes by another digest than the source did.
 func (s *situation) nameAs(d digest.Digest) {
-	if d == "" || s.top.digest.Algorithm() == d.Algorithm() || manifest.CheckBytes(s.top.raw, d) != nil {
+	if d == "" || s.top.digest.Algorithm() == d.Algorithm() || d != d.Algorithm().FromBytes(s.top.raw) {
 		return
 	}
 	s.top.digest = d

@@ -198,10 +198,16 @@ func checkDigested(s situation) error {
 
 // checked makes a document of bytes that a digest named.
 func checked(raw []byte, mediaType string, want digest.Digest) (document, error) {
-	if err := manifest.CheckManifest(raw, want); err != nil {
+	doc, err := manifest.CoveredDocument(raw, want)
+	if err != nil {
 		return document{}, err
 	}
-	return document{raw: raw, mediaType: mediaType, digest: want}, nil
+	return covered(doc, mediaType), nil
+}
+
+// covered is a document of a media type.
+func covered(doc manifest.Document, mediaType string) document {
+	return document{raw: doc.Raw(), signed: doc.Signed(), mediaType: mediaType, digest: doc.Digest()}
 }
 
 // made makes a document of bytes that we wrote ourselves.

@@ -41,7 +41,7 @@ func (d *docker) called(ctx context.Context, name string) (*document, error) {
 }
 
 func (d *docker) call(ctx context.Context, name string, doc document) error {
-	return d.repo.PutManifest(ctx, name, doc.raw, doc.mediaType)
+	return d.repo.PutManifest(ctx, name, doc.sent(), doc.mediaType)
 }
 
 func (l *layout) called(ctx context.Context, name string) (*document, error) {

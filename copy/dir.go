@@ -91,13 +91,12 @@ func (d *dir) top(context.Context) (document, error) {
 	if err != nil {
 		return document{}, err
 	}
-	doc := made(raw, manifest.GuessMediaType(raw))
 	// Nothing there names it, so its name is of the algorithm by which it names the rest.
-	doc.digest = manifest.NamedIn(raw).FromBytes(raw)
-	if isSchema1(doc.mediaType) {
-		doc.digest = manifest.DigestOf(raw)
+	doc, err := manifest.NameDocument(raw, manifest.NamedIn(raw))
+	if err != nil {
+		return document{}, fmt.Errorf("%s of %s: %w", dirManifest, d.path, err)
 	}
-	return doc, nil
+	return covered(doc, manifest.GuessMediaType(raw)), nil
 }
 
 func (d *dir) manifest(_ context.Context, desc v1.Descriptor) (document, error) {
@@ -112,11 +111,7 @@ func (d *dir) manifest(_ context.Context, desc v1.Descriptor) (document, error) 
 	if err != nil {
 		return document{}, err
 	}
-	mediaType := desc.MediaType
-	if mediaType == "" {
-		mediaType = manifest.GuessMediaType(raw)
-	}
-	return checked(raw, mediaType, desc.Digest)
+	return described(raw, desc)
 }
 
 func (d *dir) open(desc v1.Descriptor) (*os.File, error) {
@@ -279,13 +274,13 @@ func (d *dir) putManifest(_ context.Context, doc document) error {
 	if err != nil {
 		return err
 	}
-	return d.write(name, doc.raw)
+	return d.write(name, doc.sent())
 }
 
 // commit replaces manifest.json. What belonged to the image before, and not to this one, goes after it.
 func (d *dir) commit(ctx context.Context, doc document) error {
 	before, err := d.top(ctx)
-	if err != nil && !errors.Is(err, ErrNotFound) {
+	if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, manifest.ErrMalformed) {
 		return err
 	}
 	needs := dirVersionOf(d.kept)
@@ -294,7 +289,7 @@ func (d *dir) commit(ctx context.Context, doc document) error {
 			return err
 		}
 	}
-	if err := d.write(dirManifest, doc.raw); err != nil {
+	if err := d.write(dirManifest, doc.sent()); err != nil {
 		return err
 	}
 	if err := d.sweep(before.digest == doc.digest); err != nil {

@@ -49,16 +49,28 @@ func (d *docker) name() string {
 }
 
 func (d *docker) top(ctx context.Context) (document, error) {
-	raw, mediaType, name, err := d.repo.ManifestNamed(ctx, d.name())
-	return document{raw: raw, mediaType: mediaType, digest: name}, err
+	return d.read(ctx, d.name())
 }
 
 func (d *docker) manifest(ctx context.Context, desc v1.Descriptor) (document, error) {
-	raw, mediaType, err := d.repo.Manifest(ctx, desc.Digest.String())
+	doc, err := d.read(ctx, desc.Digest.String())
 	if err != nil {
 		return document{}, err
 	}
-	return checked(raw, mediaType, desc.Digest)
+	return doc, sized(doc, desc)
+}
+
+// read reads what a tag or digest names. A registry that does not say of what type a manifest of schema 1 is may be an
+// old one, which knew no other.
+func (d *docker) read(ctx context.Context, name string) (document, error) {
+	doc, mediaType, err := d.repo.ManifestNamed(ctx, name)
+	if err != nil {
+		return document{}, err
+	}
+	if guess := manifest.GuessMediaType(doc.Sent()); isSchema1(guess) && manifest.SaysNothing(mediaType) {
+		mediaType = guess
+	}
+	return covered(doc, mediaType), nil
 }
 
 func (d *docker) blob(ctx context.Context, desc v1.Descriptor) (io.ReadCloser, error) {
@@ -110,14 +122,14 @@ func (d *docker) put(ctx context.Context, desc v1.Descriptor, open func() (io.Re
 }
 
 func (d *docker) putManifest(ctx context.Context, doc document) error {
-	return d.repo.PutManifest(ctx, doc.digest.String(), doc.raw, doc.mediaType)
+	return d.repo.PutManifest(ctx, doc.digest.String(), doc.sent(), doc.mediaType)
 }
 
 func (d *docker) commit(ctx context.Context, doc document) error {
 	if d.ref.Digest == "" && doc.digest.Algorithm() != digest.Canonical {
-		return d.repo.PutTagged(ctx, d.ref.Tag, doc.digest, doc.raw, doc.mediaType)
+		return d.repo.PutTagged(ctx, d.ref.Tag, doc.digest, doc.sent(), doc.mediaType)
 	}
-	return d.repo.PutManifest(ctx, d.name(), doc.raw, doc.mediaType)
+	return d.repo.PutManifest(ctx, d.name(), doc.sent(), doc.mediaType)
 }
 
 func (d *docker) close() error { return nil }

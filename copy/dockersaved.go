@@ -85,8 +85,8 @@ func readSaved(x archiveFiles) (saved []savedImage, legacy []legacyImage, err er
 // parseSaved reads manifest.json. It is pure.
 func parseSaved(raw []byte) ([]savedImage, error) {
 	var saved []savedImage
-	if err := json.Unmarshal(raw, &saved); err != nil {
-		return nil, fmt.Errorf("%w: %w", err, manifest.ErrMalformed)
+	if err := manifest.Decode(raw, &saved); err != nil {
+		return nil, err
 	}
 	for i, s := range saved {
 		if len(s.Layers) > maxSavedLayers {
@@ -105,8 +105,8 @@ func parseSaved(raw []byte) ([]savedImage, error) {
 // of their ids.
 func parseRepositories(raw []byte) ([]legacyImage, error) {
 	var repos map[string]map[string]string
-	if err := json.Unmarshal(raw, &repos); err != nil {
-		return nil, fmt.Errorf("%w: %w", err, manifest.ErrMalformed)
+	if err := manifest.Decode(raw, &repos); err != nil {
+		return nil, err
 	}
 	tags := make(map[string][]string)
 	for repo, of := range repos {
@@ -166,7 +166,7 @@ func locate(x archiveFiles, s savedImage) (archiveImage, error) {
 		return archiveImage{}, fmt.Errorf("config: %w", err)
 	}
 	if d, ok := namedDigest(s.Config); ok {
-		if err := manifest.CheckBytes(raw, d); err != nil {
+		if raw, err = manifest.Covered(raw, d); err != nil {
 			return archiveImage{}, fmt.Errorf("config %s: %w", s.Config, err)
 		}
 	}
@@ -263,7 +263,10 @@ func describes(x *tarIndex, doc document, im archiveImage) *manifest.Manifest {
 		return nil
 	}
 	m, err := manifest.ParseManifest(doc.raw, doc.mediaType)
-	if err != nil || len(m.Layers) != len(im.layers) || manifest.CheckBytes(im.config, m.Config.Digest) != nil {
+	if err != nil || len(m.Layers) != len(im.layers) {
+		return nil
+	}
+	if _, err := manifest.Covered(im.config, m.Config.Digest); err != nil {
 		return nil
 	}
 	for i, l := range m.Layers {
@@ -316,8 +319,8 @@ func convertLegacy(ctx context.Context, x archiveFiles, top string) (archiveImag
 			return im, err
 		}
 		var l legacyLayer
-		if err := json.Unmarshal(raw, &l); err != nil {
-			return im, fmt.Errorf("%s/json: %w: %w", id, err, manifest.ErrMalformed)
+		if err := manifest.Decode(raw, &l, "parent", "created", "author", "comment", "container_config"); err != nil {
+			return im, fmt.Errorf("%s/json: %w", id, err)
 		}
 		layer := id + "/layer.tar"
 		diffID, err := x.tarDigest(ctx, layer)

@@ -58,8 +58,8 @@ func checkLayoutFile(raw []byte) error {
 // parseLayoutIndex reads index.json. It is pure.
 func parseLayoutIndex(raw []byte) (v1.Index, error) {
 	var idx v1.Index
-	if err := json.Unmarshal(raw, &idx); err != nil {
-		return idx, fmt.Errorf("%s: %w: %w", indexFile, err, manifest.ErrMalformed)
+	if err := manifest.Decode(raw, &idx, "manifests"); err != nil {
+		return idx, fmt.Errorf("%s: %w", indexFile, err)
 	}
 	return idx, nil
 }

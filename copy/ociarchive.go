@@ -72,7 +72,19 @@ func described(raw []byte, d v1.Descriptor) (document, error) {
 	if mediaType == "" {
 		mediaType = manifest.GuessMediaType(raw)
 	}
-	return checked(raw, mediaType, d.Digest)
+	doc, err := checked(raw, mediaType, d.Digest)
+	if err == nil {
+		err = sized(doc, d)
+	}
+	return doc, err
+}
+
+// sized compares a document with the size that a descriptor says, if it says one.
+func sized(doc document, d v1.Descriptor) error {
+	if n := int64(len(doc.sent())); d.Size != 0 && d.Size != n {
+		return fmt.Errorf("%s has %d bytes, and its descriptor says %d: %w", d.Digest, n, d.Size, manifest.ErrDigestMismatch)
+	}
+	return nil
 }
 
 func (a *ociArchive) blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error) {

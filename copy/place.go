@@ -13,11 +13,20 @@ import (
 	"github.com/tocsin/tocsin/store"
 )
 
-// document is a manifest or list as a place gave it: exact bytes, compared with their digest where one was named.
+// document is a manifest or list: the bytes that its digest covers, which are all that is parsed.
 type document struct {
 	raw       []byte
+	signed    []byte // of a signed manifest of schema 1: raw with its signatures; else nil
 	mediaType string
 	digest    digest.Digest
+}
+
+// sent is what a place gets that takes the document as it is.
+func (d document) sent() []byte {
+	if d.signed != nil {
+		return d.signed
+	}
+	return d.raw
 }
 
 // source reads one image reference. Everything it returns was compared with the digest that named it.

@@ -176,7 +176,7 @@ func (d *dir) referrers(_ context.Context, of digest.Digest) ([]v1.Descriptor, e
 		if algorithm, hex, ok := strings.Cut(name, "-"); ok {
 			named = digest.NewDigestFromEncoded(digest.Algorithm(algorithm), hex)
 		}
-		if err := manifest.CheckBytes(raw, named); err != nil {
+		if raw, err = manifest.Covered(raw, named); err != nil {
 			return nil, fmt.Errorf("%s: %w", e.Name(), err)
 		}
 		out = append(out, v1.Descriptor{MediaType: manifest.GuessMediaType(raw), Digest: named, Size: int64(len(raw))})

@@ -2,7 +2,6 @@ package copy
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -66,8 +65,8 @@ func parseReferrer(raw []byte) (referrerHead, digest.Digest, error) {
 	if int64(len(raw)) > manifest.MaxManifestSize {
 		return h, "", fmt.Errorf("%d bytes: %w", len(raw), manifest.ErrMalformed)
 	}
-	if err := json.Unmarshal(raw, &h); err != nil {
-		return h, "", fmt.Errorf("%w: %w", manifest.ErrMalformed, err)
+	if err := manifest.Decode(raw, &h, "artifactType", "subject", "config", "annotations"); err != nil {
+		return h, "", err
 	}
 	if h.Subject == nil {
 		return h, "", nil

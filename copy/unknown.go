@@ -28,8 +28,8 @@ func blobsOfUnknown(raw []byte) ([]v1.Descriptor, error) {
 		return nil, fmt.Errorf("%d bytes: %w", len(raw), manifest.ErrMalformed)
 	}
 	var m unknownManifest
-	if err := json.Unmarshal(raw, &m); err != nil {
-		return nil, fmt.Errorf("%w: %w", manifest.ErrMalformed, err)
+	if err := manifest.Decode(raw, &m, "mediaType", "config", "layers", "blobs", "subject", "manifests", "fsLayers"); err != nil {
+		return nil, err
 	}
 	if manifest.IsManifest(m.MediaType) || manifest.IsList(m.MediaType) {
 		return nil, fmt.Errorf("it calls itself %s: %w", m.MediaType, manifest.ErrMalformed)

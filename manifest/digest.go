@@ -24,19 +24,6 @@ func ValidDigest(d digest.Digest) error {
 	}
 }
 
-// CheckBytes returns nil only if raw hashes to want, in want's own algorithm.
-// A different hash is ErrDigestMismatch; an unusable want is the error of
-// ValidDigest.
-func CheckBytes(raw []byte, want digest.Digest) error {
-	if err := ValidDigest(want); err != nil {
-		return err
-	}
-	if got := want.Algorithm().FromBytes(raw); got != want {
-		return fmt.Errorf("%w: want %s, got %s (%d bytes)", ErrDigestMismatch, want, got, len(raw))
-	}
-	return nil
-}
-
 // ChainIDs returns, for each i, the chain id of diffIDs[:i+1] by the rule of
 // the OCI image specification. Like containerd it hashes with sha256 whatever
 // the algorithm of the diff ids is.

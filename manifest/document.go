@@ -18,7 +18,7 @@ const (
 )
 
 // Manifest is one image or artifact manifest, OCI or Docker schema 2. Digest
-// is the sha256 of Raw; with another name for it use CheckBytes. Raw is what
+// is the sha256 of Raw; for another name there is Covered. Raw is what
 // was parsed, not a copy, and nobody may write to it.
 type Manifest struct {
 	Raw          []byte
@@ -48,13 +48,15 @@ var (
 	listFields       = []string{"schemaVersion", "mediaType", "artifactType", "manifests", "subject", "annotations"}
 	configFields     = []string{"architecture", "variant", "os", "os.version", "os.features", "config", "rootfs", "history"}
 	rootfsFields     = []string{"type", "diff_ids"}
+	historyFields    = []string{"created", "created_by", "author", "comment", "empty_layer"}
+	runFields        = []string{"User", "ExposedPorts", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "Labels", "StopSignal", "Healthcheck", "Shell", "OnBuild"}
 	descriptorFields = []string{"mediaType", "digest", "size", "urls", "annotations", "data", "platform", "artifactType"}
 	platformFields   = []string{"architecture", "os", "os.version", "os.features", "variant"}
 
 	// What only the other kinds of document have, so that no document can be
 	// read as two (spec/lists-and-store.md L4).
-	notInManifest = []string{"manifests", "fsLayers", "history"}
-	notInList     = []string{"config", "layers", "fsLayers", "history"}
+	notInManifest = []string{"manifests", "fsLayers", "history", "signatures"}
+	notInList     = []string{"config", "layers", "fsLayers", "history", "signatures"}
 )
 
 // GuessMediaType returns the media type of a manifest or list by its content
@@ -85,7 +87,7 @@ func GuessMediaType(raw []byte) string {
 	case IsManifest(doc.mediaType), IsList(doc.mediaType):
 		return doc.mediaType
 	case doc.schema == 1:
-		if _, signed := o.get("signatures"); signed {
+		if o.index("signatures") >= 0 {
 			return DockerSchema1Signed
 		}
 		return DockerSchema1
@@ -183,11 +185,16 @@ func openDocument(raw []byte, mediaType string, wanted func(string) bool) (*obje
 	return o, mediaType, nil
 }
 
+// SaysNothing reports whether a media type is one that servers give to what
+// they do not know.
+func SaysNothing(mediaType string) bool {
+	return slices.Contains([]string{"", "text/plain", "application/json", "application/octet-stream"}, mediaType)
+}
+
 // settleMediaType weighs what the source said against what the document says
 // of itself; two different answers are refused.
 func settleMediaType(raw []byte, said, own string) (string, error) {
-	switch said {
-	case "", "text/plain", "application/json", "application/octet-stream":
+	if SaysNothing(said) {
 		if own != "" {
 			return own, nil
 		}
@@ -274,10 +281,8 @@ func (c *Config) parse() error {
 	if err != nil {
 		return err
 	}
-	if h, ok := o.get("history"); ok {
-		if _, err := elems(c.Raw, h); err != nil {
-			return fmt.Errorf("history: %w", err)
-		}
+	if err := checkConfigKeys(o); err != nil {
+		return err
 	}
 	p := &c.Platform
 	for _, f := range []struct {
@@ -292,6 +297,33 @@ func (c *Config) parse() error {
 		}
 	}
 	return c.parseRootFS(o)
+}
+
+// checkConfigKeys refuses the keys below the first level of a config that some
+// readers would take for others.
+func checkConfigKeys(o *object) error {
+	if at, ok := o.get("config"); ok {
+		if _, err := objectAt(o.raw, at, runFields); err != nil {
+			return fmt.Errorf("config: %w", err)
+		}
+	}
+	at, ok := o.get("history")
+	if !ok {
+		return nil
+	}
+	entries, err := elems(o.raw, at)
+	if err != nil {
+		return fmt.Errorf("history: %w", err)
+	}
+	for i, e := range entries {
+		if isNull(o.raw, e) {
+			continue
+		}
+		if _, err := objectAt(o.raw, e, historyFields); err != nil {
+			return fmt.Errorf("history[%d]: %w", i, err)
+		}
+	}
+	return nil
 }
 
 func (c *Config) parseRootFS(o *object) error {

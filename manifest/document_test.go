@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"strings"
@@ -171,7 +172,7 @@ func TestParseConfig(t *testing.T) {
 	}
 }
 
-func TestCheckBytes(t *testing.T) {
+func TestCovered(t *testing.T) {
 	foo := []byte("foo")
 	for d, want := range map[digest.Digest]error{
 		someDigest:                      nil,
@@ -184,8 +185,12 @@ func TestCheckBytes(t *testing.T) {
 		"sha256:" + digest.Digest(strings.ToUpper(someDigest[7:])): ErrMalformed,
 		"sha3:abcd": ErrUnsupported,
 	} {
-		if err := CheckBytes(foo, d); !errors.Is(err, want) || (want == nil) != (err == nil) {
+		got, err := Covered(foo, d)
+		if !errors.Is(err, want) || (want == nil) != (err == nil) {
 			t.Errorf("%s: %v, want %v", d, err, want)
+		}
+		if bytes.Equal(got, foo) != (err == nil) {
+			t.Errorf("%s: %q with %v", d, got, err)
 		}
 	}
 }

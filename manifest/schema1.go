@@ -1,8 +1,6 @@
 package manifest
 
 import (
-	"bytes"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -15,10 +13,9 @@ import (
 
 // Schema1 is a manifest of Docker's schema 1, which is read and never
 // written. It has no sizes, no diff ids and no configuration of its own:
-// Config makes one. What its JWS signatures are worth nobody can say, because
-// their keys came with them; they are cut off and not looked at.
+// Config makes one. Its JWS signatures prove nothing, because their keys come
+// with them; CoveredDocument takes them out.
 type Schema1 struct {
-	Raw          []byte
 	Architecture string
 	Blobs        []digest.Digest // of layers that have content, bottom to top
 	All          []digest.Digest // of all layers
@@ -42,92 +39,22 @@ type schema1Compat struct {
 	} `json:"container_config"`
 }
 
-// CheckManifest is CheckBytes for a manifest: a signed one of schema 1 is
-// named by the digest of what was signed, and not of its bytes.
-func CheckManifest(raw []byte, want digest.Digest) error {
-	err := CheckBytes(raw, want)
-	if err == nil || GuessMediaType(raw) != DockerSchema1Signed {
-		return err
-	}
-	payload, bad := schema1Payload(raw)
-	if bad != nil || CheckBytes(payload, want) != nil {
-		return err
-	}
-	return nil
-}
-
-// DigestOf is the name of a manifest in sha256: that of its bytes, and of a
-// signed one of schema 1 that of what was signed.
-func DigestOf(raw []byte) digest.Digest {
-	if GuessMediaType(raw) == DockerSchema1Signed {
-		if payload, err := schema1Payload(raw); err == nil {
-			return digest.FromBytes(payload)
-		}
-	}
-	return digest.FromBytes(raw)
-}
-
-// schema1Payload is what the signatures of a schema 1 manifest sign: its bytes
-// up to where they were put in, and what stood behind that place.
-func schema1Payload(raw []byte) ([]byte, error) {
-	var doc struct {
-		Signatures []struct{ Protected string }
-	}
-	if err := json.Unmarshal(raw, &doc); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
-	}
-	if len(doc.Signatures) == 0 {
-		return nil, fmt.Errorf("%w: no signatures", ErrMalformed)
-	}
-	var first []byte
-	for i, s := range doc.Signatures {
-		payload, err := protectedPayload(raw, s.Protected)
-		if err != nil {
-			return nil, err
-		}
-		if i > 0 && !bytes.Equal(first, payload) {
-			return nil, fmt.Errorf("%w: signatures of different contents", ErrMalformed)
-		}
-		first = payload
-	}
-	return first, nil
-}
-
-func protectedPayload(raw []byte, protected string) ([]byte, error) {
-	header, err := base64.RawURLEncoding.DecodeString(protected)
-	if err != nil {
-		return nil, fmt.Errorf("%w: protected header: %w", ErrMalformed, err)
-	}
-	var h struct {
-		FormatLength int    `json:"formatLength"`
-		FormatTail   string `json:"formatTail"`
-	}
-	if err := json.Unmarshal(header, &h); err != nil {
-		return nil, fmt.Errorf("%w: protected header: %w", ErrMalformed, err)
-	}
-	tail, err := base64.RawURLEncoding.DecodeString(h.FormatTail)
-	if err != nil || h.FormatLength <= 0 || h.FormatLength > len(raw) {
-		return nil, fmt.Errorf("%w: protected header: format of %d bytes", ErrMalformed, h.FormatLength)
-	}
-	return append(slices.Clone(raw[:h.FormatLength]), tail...), nil
-}
-
-// ParseSchema1 reads a manifest of schema 1, signed or not. Errors are
-// ErrMalformed, and those of ValidDigest.
+// ParseSchema1 reads a manifest of schema 1 that has no signatures in it (see
+// CoveredDocument). Errors are ErrMalformed, and those of ValidDigest.
 func ParseSchema1(raw []byte) (*Schema1, error) {
 	if int64(len(raw)) > MaxManifestSize {
 		return nil, fmt.Errorf("schema 1: %w: %d bytes, limit %d", ErrMalformed, len(raw), MaxManifestSize)
 	}
-	o, err := root(raw, []string{"schemaVersion", "architecture", "fsLayers", "history", "signatures"})
+	o, err := root(raw, documentFields)
 	if err != nil {
 		return nil, fmt.Errorf("schema 1: %w", err)
 	}
-	for _, name := range []string{"manifests", "config", "layers"} {
+	for _, name := range []string{"manifests", "config", "layers", "signatures"} {
 		if o.index(name) >= 0 {
 			return nil, fmt.Errorf("schema 1: %w: %q in it", ErrMalformed, name)
 		}
 	}
-	s := &Schema1{Raw: raw}
+	s := &Schema1{}
 	if err := s.parse(o); err != nil {
 		return nil, fmt.Errorf("schema 1: %w", err)
 	}
@@ -136,31 +63,84 @@ func ParseSchema1(raw []byte) (*Schema1, error) {
 
 func (s *Schema1) parse(o *object) error {
 	var schema int
-	var layers []struct{ BlobSum digest.Digest }
-	var history []struct{ V1Compatibility string }
-	for name, v := range map[string]any{"schemaVersion": &schema, "architecture": &s.Architecture, "fsLayers": &layers, "history": &history} {
+	var mediaType string
+	for name, v := range map[string]any{"schemaVersion": &schema, "mediaType": &mediaType, "architecture": &s.Architecture} {
 		if err := o.decode(name, v); err != nil {
 			return err
 		}
 	}
+	layers, err := eachString(o, "fsLayers", "blobSum")
+	if err != nil {
+		return err
+	}
+	history, err := eachString(o, "history", "v1Compatibility")
+	if err != nil {
+		return err
+	}
 	if schema != 1 || len(layers) == 0 || len(layers) != len(history) {
 		return fmt.Errorf("%w: schemaVersion %d, %d layers, %d history entries", ErrMalformed, schema, len(layers), len(history))
 	}
+	if mediaType != "" && mediaType != DockerSchema1 && mediaType != DockerSchema1Signed {
+		return fmt.Errorf("%w: it says it is %.100q", ErrMalformed, mediaType)
+	}
 	for i := len(layers) - 1; i >= 0; i-- { // the top comes first there
-		l := schema1Layer{raw: []byte(history[i].V1Compatibility)}
-		if err := json.Unmarshal(l.raw, &l.v1); err != nil {
-			return fmt.Errorf("history %d: %w: %w", i, ErrMalformed, err)
+		l, err := parseSchema1Layer([]byte(history[i]))
+		if err != nil {
+			return fmt.Errorf("history %d: %w", i, err)
 		}
-		if err := ValidDigest(layers[i].BlobSum); err != nil {
+		d := digest.Digest(layers[i])
+		if err := ValidDigest(d); err != nil {
 			return err
 		}
-		s.All = append(s.All, layers[i].BlobSum)
+		s.All = append(s.All, d)
 		if !l.v1.Throwaway {
-			s.Blobs = append(s.Blobs, layers[i].BlobSum)
+			s.Blobs = append(s.Blobs, d)
 		}
 		s.history = append(s.history, l)
 	}
 	return nil
+}
+
+// eachString returns the string under key of each object in the array list.
+func eachString(o *object, list, key string) ([]string, error) {
+	at, ok := o.get(list)
+	if !ok {
+		return nil, nil
+	}
+	spans, err := elems(o.raw, at)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", list, err)
+	}
+	out := make([]string, len(spans))
+	for i, s := range spans {
+		e, err := objectAt(o.raw, s, []string{key})
+		if err != nil {
+			return nil, fmt.Errorf("%s %d: %w", list, i, err)
+		}
+		if err := e.decode(key, &out[i]); err != nil {
+			return nil, fmt.Errorf("%s %d: %w", list, i, err)
+		}
+	}
+	return out, nil
+}
+
+var compatFields = slices.Concat(notInConfig, configFields, []string{"created", "author", "comment", "container_config"})
+
+func parseSchema1Layer(raw []byte) (schema1Layer, error) {
+	l := schema1Layer{raw: raw}
+	o, err := root(raw, compatFields)
+	if err != nil {
+		return l, err
+	}
+	if c, ok := o.get("container_config"); ok {
+		if _, err := objectAt(raw, c, []string{"Cmd"}); err != nil {
+			return l, fmt.Errorf("container_config: %w", err)
+		}
+	}
+	if err := json.Unmarshal(raw, &l.v1); err != nil {
+		return l, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	return l, nil
 }
 
 // notInConfig are the fields of the top layer's own document that say where

@@ -29,10 +29,10 @@ type object struct {
 }
 
 // root returns the document's outermost object. The whole document is checked
-// to be one valid JSON value.
+// to be one JSON value that can be read in one way.
 func root(raw []byte, known []string) (*object, error) {
-	if !json.Valid(raw) {
-		return nil, fmt.Errorf("%w: not one JSON value", ErrMalformed)
+	if err := checkKeys(raw); err != nil {
+		return nil, err
 	}
 	return objectAt(raw, trim(raw, span{0, len(raw)}), known)
 }

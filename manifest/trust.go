@@ -106,7 +106,7 @@ func NewImage(m *Manifest, c *Config) (*Image, error) {
 
 func (im *Image) build() error {
 	m, c := im.Manifest, im.Config
-	if err := CheckBytes(c.Raw, m.Config.Digest); err != nil {
+	if _, err := Covered(c.Raw, m.Config.Digest); err != nil {
 		return fmt.Errorf("config: %w", err)
 	}
 	if c.RootFSType != "" && c.RootFSType != "layers" {

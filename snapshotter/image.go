@@ -145,7 +145,7 @@ func firstVerified(d digest.Digest, places []place) ([]byte, string, error) {
 	for _, p := range places {
 		raw, mediaType, err := p.read()
 		if err == nil {
-			if err = manifest.CheckBytes(raw, d); err == nil {
+			if raw, err = manifest.Covered(raw, d); err == nil {
 				return raw, mediaType, nil
 			}
 		}

@@ -59,7 +59,7 @@ func (m *RawManifest) check() error {
 	if strings.Contains(m.MediaType, "\n") {
 		return fmt.Errorf("manifest %s: %w: media type %q", m.Digest, ErrConflict, m.MediaType)
 	}
-	if err := manifest.CheckBytes(m.Raw, m.Digest); err != nil {
+	if _, err := manifest.Covered(m.Raw, m.Digest); err != nil {
 		return fmt.Errorf("manifest %s: %w", m.Digest, err)
 	}
 	return nil
@@ -96,12 +96,12 @@ func (s *Store) Manifest(d digest.Digest) (raw []byte, mediaType string, err err
 		return err
 	})
 	if err == nil {
-		err = manifest.CheckBytes(row.Raw, d)
+		raw, err = manifest.Covered(row.Raw, d)
 	}
 	if err != nil {
 		return nil, "", fmt.Errorf("manifest %s: %w", d, err)
 	}
-	return row.Raw, row.MediaType, nil
+	return raw, row.MediaType, nil
 }
 
 // Signatures gives the signatures of one manifest or list in the order they were put; none is no error. A list and

@@ -93,16 +93,16 @@ func newTag(a *app) *cobra.Command {
 				return err
 			}
 			repo := client.Repo(ref.Host, ref.Repo)
-			raw, mediaType, err := repo.Manifest(cmd.Context(), ref.Reference())
+			doc, mediaType, err := repo.ManifestNamed(cmd.Context(), ref.Reference())
 			if err != nil {
 				return err
 			}
 			for _, to := range targets {
-				if err := repo.PutManifest(cmd.Context(), to.Tag, raw, mediaType); err != nil {
+				if err := repo.PutManifest(cmd.Context(), to.Tag, doc.Sent(), mediaType); err != nil {
 					return err
 				}
 			}
-			_, err = fmt.Fprintln(cmd.OutOrStdout(), digestOf(ref, raw))
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), digestOf(ref, doc.Raw()))
 			return err
 		},
 	}

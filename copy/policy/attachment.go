@@ -57,7 +57,7 @@ func AddSignatures(old *Attachment, sigs []Signature) (*Attachment, []Signature,
 	if int64(len(old.Config)) > manifest.MaxConfigSize {
 		return nil, nil, fmt.Errorf("signature attachment: config: %w", malformed("%d bytes are more than %d", len(old.Config), manifest.MaxConfigSize))
 	}
-	if err := manifest.CheckBytes(old.Config, m.Config.Digest); err != nil {
+	if _, err := manifest.Covered(old.Config, m.Config.Digest); err != nil {
 		return nil, nil, fmt.Errorf("signature attachment: config: %w", err)
 	}
 	layers, added, err := missing(m.Layers, sigs)

@@ -119,7 +119,7 @@ func (r requirement) checkOne(im Image, sig Signature, verify verifier) error {
 	if err != nil {
 		return err
 	}
-	if err := manifest.CheckBytes(im.Manifest, claim.Digest); err != nil {
+	if _, err := manifest.Covered(im.Manifest, claim.Digest); err != nil {
 		return fmt.Errorf("signed is another manifest: %w", err)
 	}
 	return r.identity.check(im.Ref, claim.Reference)

@@ -170,7 +170,8 @@ func (s Signature) Layer() v1.Descriptor {
 // SignatureOfLayer returns the signature that a layer of an attachment is,
 // after comparing the content with the layer's digest and size.
 func SignatureOfLayer(layer v1.Descriptor, content []byte) (Signature, error) {
-	switch err := manifest.CheckBytes(content, layer.Digest); {
+	content, err := manifest.Covered(content, layer.Digest)
+	switch {
 	case err != nil:
 		return Signature{}, fmt.Errorf("signature layer: %w", err)
 	case int64(len(content)) != layer.Size:

@@ -124,8 +124,8 @@ func TestPutTagged(t *testing.T) { // rule 63
 			t.Errorf("together %v: %d requests", together, n)
 		}
 		for _, ref := range []string{"v1", d.String()} {
-			if _, _, name, err := repo.ManifestNamed(t.Context(), ref); err != nil || name != d {
-				t.Errorf("together %v: %s is %s, %v", together, ref, name, err)
+			if doc, _, err := repo.ManifestNamed(t.Context(), ref); err != nil || doc.Digest() != d {
+				t.Errorf("together %v: %s is %s, %v", together, ref, doc.Digest(), err)
 			}
 		}
 		if err := repo.PutTagged(t.Context(), "v1", digest.SHA512.FromString("x"), raw, mediaType); !errors.Is(err, manifest.ErrDigestMismatch) {

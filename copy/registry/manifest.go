@@ -28,39 +28,36 @@ var acceptManifests = strings.Join([]string{
 	"*/*;q=0.1",
 }, ", ")
 
-// Manifest returns the bytes of a manifest or list and the media type that the registry says it has ("" if it says
-// none). ref is a tag or a digest; the bytes asked for by a digest have it, else the error is
+// Manifest returns the bytes of a manifest or list that its digest covers, and the media type that the registry says it
+// has ("" if it says none). ref is a tag or a digest; the bytes asked for by a digest have it, else the error is
 // manifest.ErrDigestMismatch. More than manifest.MaxManifestSize bytes are refused.
 func (r *Repo) Manifest(ctx context.Context, ref string) (raw []byte, mediaType string, err error) {
-	raw, mediaType, _, err = r.ManifestNamed(ctx, ref)
-	return raw, mediaType, err
+	doc, mediaType, err := r.ManifestNamed(ctx, ref)
+	return doc.Raw(), mediaType, err
 }
 
-// ManifestNamed is Manifest, and the digest of the bytes: the one that was asked for, else the one that the registry
-// says if the bytes have it, else that of sha256.
-func (r *Repo) ManifestNamed(ctx context.Context, ref string) (raw []byte, mediaType string, name digest.Digest, err error) {
+// ManifestNamed is Manifest, and says the digest: the one that was asked for, else the one that the registry says if the
+// bytes have it, else that of sha256.
+func (r *Repo) ManifestNamed(ctx context.Context, ref string) (doc manifest.Document, mediaType string, err error) {
 	d, err := checkRef(ref)
 	if err != nil {
-		return nil, "", "", err
+		return doc, "", err
 	}
 	c := &call{method: http.MethodGet, path: "manifests/" + ref, header: http.Header{"Accept": {acceptManifests}}, need: resolveNeed(d),
 		scopes: sortedScopes(pullScope(r.name))}
 	raw, resp, err := r.small(ctx, c, manifest.MaxManifestSize)
 	if err != nil {
-		return nil, "", "", err
+		return doc, "", err
 	}
-	mediaType = mediaTypeOf(resp.Header)
 	if d != "" {
-		if err := manifest.CheckManifest(raw, d); err != nil {
-			return nil, "", "", fmt.Errorf("manifest %s@%s: %w", r, d, err)
-		}
-		return raw, mediaType, d, nil
+		doc, err = manifest.CoveredDocument(raw, d)
+	} else if doc, err = manifest.CoveredDocument(raw, digest.Digest(resp.Header.Get("Docker-Content-Digest"))); err != nil {
+		doc, err = manifest.NameDocument(raw, digest.SHA256)
 	}
-	said := digest.Digest(resp.Header.Get("Docker-Content-Digest"))
-	if manifest.CheckManifest(raw, said) != nil {
-		said = manifest.DigestOf(raw)
+	if err != nil {
+		return doc, "", fmt.Errorf("manifest %s %s: %w", r, ref, err)
 	}
-	return raw, mediaType, said, nil
+	return doc, mediaTypeOf(resp.Header), nil
 }
 
 // PutManifest writes a manifest under a tag or its digest, after what it refers to. nil means that the registry has
@@ -92,7 +89,7 @@ func (r *Repo) putManifest(ctx context.Context, ref string, query url.Values, ra
 		return nil, err
 	}
 	if d != "" {
-		if err := manifest.CheckManifest(raw, d); err != nil {
+		if _, err := manifest.CoveredDocument(raw, d); err != nil {
 			return nil, fmt.Errorf("manifest %s@%s: %w", r, d, err)
 		}
 	}
@@ -106,7 +103,7 @@ func (r *Repo) putManifest(ctx context.Context, ref string, query url.Values, ra
 		return nil, err
 	}
 	drain(resp.Response)
-	if err := sameDigest(resp, func(said digest.Digest) error { return manifest.CheckManifest(raw, said) }); err != nil {
+	if err := sameDigest(resp, func(said digest.Digest) error { _, err := manifest.CoveredDocument(raw, said); return err }); err != nil {
 		return nil, fmt.Errorf("manifest %s:%s: the registry stored other bytes: %w", r, ref, err)
 	}
 	return resp, nil

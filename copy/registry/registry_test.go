@@ -239,7 +239,7 @@ func TestManifest(t *testing.T) {
 func TestManifestLimitsAndBreaks(t *testing.T) {
 	b := newBench(t, nil)
 	b.reg.AddManifest(repoName, "big", v1.MediaTypeImageManifest, make([]byte, manifest.MaxManifestSize+1))
-	raw := make([]byte, 100_000)
+	raw := []byte(`{"x":"` + strings.Repeat("x", 100_000) + `"}`)
 	b.reg.AddManifest(repoName, "ok", v1.MediaTypeImageManifest, raw)
 	if _, _, err := b.r.Manifest(context.Background(), "big"); !errors.Is(err, ErrBadAnswer) {
 		t.Errorf("too big: %v", err)
