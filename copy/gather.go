@@ -34,8 +34,14 @@ type gatherer struct {
 	lenient bool    // an entry that is not there, or is not what it should be, is described and does not end everything
 	slots   *semaphore.Weighted
 	entries atomic.Int64
-	lists   flights[entryKey, document]
+	lists   flights[entryKey, listDocument]
 	images  flights[entryKey, instance]
+}
+
+// listDocument is a list that was read. It is parsed once, however often it is listed.
+type listDocument struct {
+	document
+	list *manifest.List
 }
 
 type entryKey struct {
@@ -166,18 +172,17 @@ func (g *gatherer) nested(ctx context.Context, d v1.Descriptor, depth int) (docu
 	if depth >= maxDepth {
 		return document{}, nil, fmt.Errorf("list %s: more than %d lists in each other: %w", d.Digest, maxDepth, manifest.ErrUnsupported)
 	}
-	doc, err := g.lists.do(ctx, entryKey{d.Digest, d.MediaType}, func() (document, error) {
+	l, err := g.lists.do(ctx, entryKey{d.Digest, d.MediaType}, func() (l listDocument, err error) {
 		if err := g.slots.Acquire(ctx, 1); err != nil {
-			return document{}, err
+			return l, err
 		}
 		defer g.slots.Release(1)
-		return g.src.manifest(ctx, d)
+		if l.document, err = g.src.manifest(ctx, d); err == nil {
+			l.list, err = manifest.ParseList(l.raw, l.mediaType)
+		}
+		return l, err
 	})
-	if err != nil {
-		return doc, nil, err
-	}
-	list, err := manifest.ParseList(doc.raw, doc.mediaType)
-	return doc, list, err
+	return l.document, l.list, err
 }
 
 // broken notes why an entry cannot be described. Any other entry can, and the reason is no failure to ask for it.
