@@ -113,6 +113,9 @@ func withoutSignatures(raw []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("document: %w", err)
 	}
+	if err := checkOneKind(o); err != nil {
+		return nil, fmt.Errorf("document: %w", err)
+	}
 	at := o.index("signatures")
 	if at < 0 {
 		return raw, nil
@@ -123,15 +126,34 @@ func withoutSignatures(raw []byte) ([]byte, error) {
 	return o.without("signatures"), nil
 }
 
+// checkOneKind refuses a document that has what names the content of two kinds
+// of document, because readers that know one of them see two images.
+func checkOneKind(o *object) error {
+	var kinds []string
+	for _, names := range [][]string{{"manifests"}, {"config", "layers"}, {"fsLayers"}} {
+		if i := slices.IndexFunc(names, func(name string) bool { return o.index(name) >= 0 }); i >= 0 {
+			kinds = append(kinds, names[i])
+		}
+	}
+	if len(kinds) > 1 {
+		return fmt.Errorf("%w: both %q and %q in it", ErrMalformed, kinds[0], kinds[1])
+	}
+	return nil
+}
+
 // checkSigned checks that a document is a manifest of schema 1 and that the
 // signatures, its field number at, are those of what is around them.
 func checkSigned(o *object, at int) error {
 	var schema int
+	var mediaType string
 	if err := o.decode("schemaVersion", &schema); err != nil {
 		return err
 	}
-	if schema != 1 {
-		return fmt.Errorf("%w: schemaVersion %d, and only schema 1 has any", ErrMalformed, schema)
+	if err := o.decode("mediaType", &mediaType); err != nil {
+		return err
+	}
+	if schema != 1 || !isSchema1Type(mediaType) {
+		return fmt.Errorf("%w: schemaVersion %d, media type %.100q, and only schema 1 has any", ErrMalformed, schema, mediaType)
 	}
 	if at == 0 || at+1 != len(o.fields) {
 		return fmt.Errorf("%w: not behind all other keys", ErrMalformed)

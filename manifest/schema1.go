@@ -80,7 +80,7 @@ func (s *Schema1) parse(o *object) error {
 	if schema != 1 || len(layers) == 0 || len(layers) != len(history) {
 		return fmt.Errorf("%w: schemaVersion %d, %d layers, %d history entries", ErrMalformed, schema, len(layers), len(history))
 	}
-	if mediaType != "" && mediaType != DockerSchema1 && mediaType != DockerSchema1Signed {
+	if !isSchema1Type(mediaType) {
 		return fmt.Errorf("%w: it says it is %.100q", ErrMalformed, mediaType)
 	}
 	for i := len(layers) - 1; i >= 0; i-- { // the top comes first there
@@ -99,6 +99,11 @@ func (s *Schema1) parse(o *object) error {
 		s.history = append(s.history, l)
 	}
 	return nil
+}
+
+// isSchema1Type says that a manifest of schema 1 may say this of itself.
+func isSchema1Type(mediaType string) bool {
+	return mediaType == "" || mediaType == DockerSchema1 || mediaType == DockerSchema1Signed
 }
 
 // eachString returns the string under key of each object in the array list.
