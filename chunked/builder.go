@@ -6,7 +6,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -150,15 +149,15 @@ func (b *IndexBuilder) Add(e Entry) error {
 // checkMarkers refuses names that would be markers in an impossible place, and skips those overlay tools drop.
 func (b *IndexBuilder) checkMarkers(dir, base string, e *Entry) (skip bool, err error) {
 	if strings.HasPrefix(base, whiteoutPrefix) && b.strict && e.Size != 0 {
-		return false, malformed("marker %q has content", e.Name)
+		return false, strictly("marker %q has content", e.Name)
 	}
 	if !strings.Contains(e.Name, whiteoutPrefix) {
 		return false, nil
 	}
 	for part := range strings.SplitSeq(dir, "/") {
 		if strings.HasPrefix(part, metaPrefix) {
-			if b.strict && e.Size != 0 {
-				return false, malformed("%q has content below a marker", e.Name)
+			if b.strict {
+				return false, strictly("%q is below a marker", e.Name)
 			}
 			return true, nil
 		}
@@ -166,7 +165,11 @@ func (b *IndexBuilder) checkMarkers(dir, base string, e *Entry) (skip bool, err 
 			return false, malformed("%q is below a whiteout", e.Name)
 		}
 	}
-	return strings.HasPrefix(base, metaPrefix) && base != opaqueMarker, nil
+	meta := strings.HasPrefix(base, metaPrefix) && base != opaqueMarker
+	if meta && b.strict {
+		return false, strictly("%q is a marker that not all readers know", e.Name)
+	}
+	return meta, nil
 }
 
 func (b *IndexBuilder) addWhiteout(dir int32, base string) error {
@@ -179,6 +182,9 @@ func (b *IndexBuilder) addWhiteout(dir int32, base string) error {
 		return malformed("whiteout %q", base)
 	}
 	if id, ok := b.kids[kidKey{dir, hidden}]; ok {
+		if b.strict { // containerd removes what the layer has, or fails, depending on what is below
+			return strictly("whiteout %q of what the layer itself has", base)
+		}
 		// A whiteout speaks of lower layers only, so what this layer has stays and hides what is below.
 		if n := b.inode(id); n.isDir() {
 			n.flags |= flagOpaque
@@ -194,14 +200,14 @@ func (b *IndexBuilder) put(dir int32, base string, e *Entry) error {
 	if id, ok := b.kids[kidKey{dir, base}]; ok {
 		n := b.inode(id)
 		if b.strict && !n.isWhiteout() && n.flags&flagImplied == 0 {
-			return malformed("%q is named twice", e.Name)
+			return strictly("%q is named twice", e.Name)
 		}
 		if n.isDir() && e.Type == TypeDir {
 			n.flags &^= flagImplied
 			return n.apply(e)
 		}
 		if b.strict && !n.isWhiteout() {
-			return malformed("%q replaces a directory", e.Name)
+			return strictly("%q replaces a directory", e.Name)
 		}
 		b.remove(id)
 	}
@@ -271,7 +277,7 @@ func (b *IndexBuilder) putHardlink(dir int32, base string, e *Entry) error {
 	}
 	ino := b.names[id].inode
 	if b.strict && b.inodes[ino].Mode&modeType != modeReg {
-		return malformed("hardlink %q to %q: not a regular file", e.Name, e.LinkName)
+		return strictly("hardlink %q to %q: not a regular file", e.Name, e.LinkName)
 	}
 	// Like containerd, which changes the owner, mode, time and attributes of whatever it has just linked; the
 	// change of owner makes Linux drop the capabilities.
@@ -294,53 +300,43 @@ func (n *buildInode) apply(e *Entry) error {
 		n.Mode = n.Mode&modeType | uint32(e.Mode)&0o7777
 	}
 	n.MtimeSec, n.MtimeNsec = boundTime(e.ModTime)
-	if len(e.Xattrs) == 0 {
-		return nil // as nearly always
-	}
 	for _, name := range slices.Sorted(maps.Keys(e.Xattrs)) {
-		if !keepXattr(name, n.Mode&modeType) {
-			continue
+		value, keep, err := shownXattr(name, e.Xattrs[name], n.Mode)
+		if err != nil {
+			return fmt.Errorf("%q: %w", e.Name, err)
 		}
-		value := e.Xattrs[name]
-		if len(name) > maxXattrName || len(value) > maxXattrValue || strings.IndexByte(name, 0) >= 0 {
-			return malformed("%q has xattr %.64q of %d bytes", e.Name, name, len(value))
-		}
-		at, found := slices.BinarySearchFunc(n.xattrs, name, func(x xattr, s string) int { return strings.Compare(x.name, s) })
-		if found {
-			n.xattrs[at].value = value
-		} else {
-			n.xattrs = slices.Insert(n.xattrs, at, xattr{name, value})
+		if keep {
+			n.setXattr(name, value)
 		}
 	}
+	n.maskACL()
 	return nil
 }
 
-// keepXattr says which attributes of an image are shown. Those overlayfs would obey are not (design.md 5), nor those that
-// containerd's apply fails to set and ignores: other namespaces, and user.* on anything but files and directories.
-func keepXattr(name string, typ uint32) bool {
-	switch {
-	case strings.HasPrefix(name, "user.overlay."):
-		return false
-	case strings.HasPrefix(name, "user."):
-		return (typ == modeReg || typ == modeDir) && len(name) > len("user.")
-	case strings.HasPrefix(name, "security."):
-		return len(name) > len("security.")
-	case name == "system.posix_acl_access":
-		return typ != modeSymlink
-	case name == "system.posix_acl_default":
-		return typ == modeDir
-	}
-	return false
+func (n *buildInode) findXattr(name string) (int, bool) {
+	return slices.BinarySearchFunc(n.xattrs, name, func(x xattr, s string) int { return strings.Compare(x.name, s) })
 }
 
-// boundTime is the time containerd's apply would set: the epoch for what is before it or does not fit in nanoseconds.
-func boundTime(t time.Time) (sec int64, nsec uint32) {
-	const maxSec = (1<<63 - 1) / 1_000_000_000
-	sec = t.Unix()
-	if t.IsZero() || sec < 0 || sec >= maxSec {
-		return 0, 0
+func (n *buildInode) setXattr(name string, value []byte) {
+	at, found := n.findXattr(name)
+	if found {
+		n.xattrs[at].value = value
+	} else {
+		n.xattrs = slices.Insert(n.xattrs, at, xattr{name, value})
 	}
-	return sec, uint32(t.Nanosecond())
+}
+
+// maskACL makes the ACL that was set say what the mode says, which containerd sets last.
+func (n *buildInode) maskACL() {
+	at, found := n.findXattr(aclAccess)
+	if !found {
+		return
+	}
+	if acl := accessACL(n.xattrs[at].value, n.Mode); acl != nil {
+		n.xattrs[at].value = acl
+	} else {
+		n.xattrs = slices.Delete(n.xattrs, at, at+1)
+	}
 }
 
 // dirSize is what stat shows as the size of a directory; ext4 says the same of a small one.

@@ -1,60 +1,49 @@
 package chunked
 
 import (
-	"archive/tar"
 	"bytes"
-	"errors"
 	"fmt"
-	"io"
 	"slices"
-	"strings"
 )
 
 // Difference is one thing that a TOC and a tar do not say alike.
 type Difference struct {
-	Name string // of the file, as the side that has it spells it
-	// What differs: "content", "mode", "owner", "xattr", "type", "link target", "device number" or "time"; "extra" for
-	// a file that only the TOC has, "missing" for one that only the tar has.
+	Name string // clean name of the file
+	// What differs: "content", "mode", "owner", "xattr", "type", "link target", "device number", "time", "hard links",
+	// or of a directory "opaque" and "implied"; "extra" for a file that only the TOC has, "missing" for one that only the
+	// tar has.
 	What string
 }
 
-// maxDifferences bounds what CompareTar returns: who needs more of them than that knows enough.
+// maxDifferences bounds what CompareIndexes returns: who needs more of them than that knows enough.
 const maxDifferences = 1000
 
-// CompareTar reads a tar to its end and says how the files of t differ from it, in the order of the tar, and by name
-// those that the tar does not have: nothing when both are one image. More than 1000 are not returned. An error means
-// that the tar could not be read, or is none.
-func CompareTar(t *TOC, r io.Reader) ([]Difference, error) {
-	c := &comparison{m: splitMatcher{toc: t, seen: make([]bool, len(t.Entries))}}
-	for tr := tar.NewReader(r); ; {
-		hdr, err := tr.Next()
-		if err == io.EOF {
-			break
-		}
-		if err == nil && hdr.Typeflag != tar.TypeXGlobalHeader {
-			err = c.file(hdr, tr)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("compare a tar: %w", err)
-		}
+// CompareIndexes says how the files of toc, the index of a TOC, differ from those of tar, which DeriveIndex made of a tar:
+// in the order of names, those of a directory before those in it. More than 1000 are not returned.
+//
+// It reports and proves nothing: two indexes are the same files if they are the same bytes.
+func CompareIndexes(toc, tar *Index) []Difference {
+	c := comparison{toc: toc, tar: tar}
+	c.dirs("", 0, 0)
+	return c.found
+}
+
+// firstDifference says in a few words how a derived index differs from x.
+func firstDifference(x *Index, derived []byte) string {
+	tar, err := OpenIndex(derived)
+	if err != nil {
+		return err.Error()
 	}
-	if _, err := io.Copy(io.Discard, r); err != nil { // what follows the end marker
-		return nil, fmt.Errorf("compare a tar: %w", err)
+	found := CompareIndexes(x, tar)
+	if len(found) == 0 {
+		return "the tar has other files under names that it gives again"
 	}
-	var extra []Difference
-	for i, seen := range c.m.seen {
-		if !seen {
-			extra = append(extra, Difference{t.Entries[i].Name, "extra"})
-		}
-	}
-	slices.SortFunc(extra, func(a, b Difference) int { return strings.Compare(a.Name, b.Name) })
-	out := append(c.found, extra...)
-	return out[:min(len(out), maxDifferences)], nil
+	return fmt.Sprintf("%q: %s", found[0].Name, found[0].What)
 }
 
 type comparison struct {
-	m     splitMatcher
-	found []Difference
+	toc, tar *Index
+	found    []Difference
 }
 
 func (c *comparison) add(name, what string) {
@@ -63,68 +52,80 @@ func (c *comparison) add(name, what string) {
 	}
 }
 
-func (c *comparison) file(hdr *tar.Header, content io.Reader) error {
-	i, err := c.m.find(hdr.Name)
-	if err != nil || i < 0 || c.m.seen[i] { // no TOC may have such a name, it has not, or the tar has it twice
-		c.add(hdr.Name, "missing")
-		return nil
-	}
-	c.m.seen[i], c.m.next = true, i+1
-	e := &c.m.toc.Entries[i]
-	sized := true
-	for _, field := range allDiffers(e, hdr) {
-		if field == "size" {
-			sized, field = false, "content"
+// dirs compares what is in two directories of one path.
+func (c *comparison) dirs(path string, a, b uint32) {
+	for i, j := 0, 0; len(c.found) < maxDifferences; {
+		x, ex, okx := c.child(c.toc, a, i)
+		y, ey, oky := c.child(c.tar, b, j)
+		switch {
+		case !okx && !oky:
+			return
+		case !oky || okx && x < y:
+			c.alone(c.toc, path+x, ex, "extra")
+			i++
+		case !okx || y < x:
+			c.alone(c.tar, path+y, ey, "missing")
+			j++
+		default:
+			c.pair(path+x, ex, ey)
+			i, j = i+1, j+1
 		}
-		c.add(hdr.Name, field)
 	}
-	if !sized || e.Type != TypeReg || e.Size == 0 {
-		return nil
-	}
-	same, err := sameContent(e, content)
-	if err == nil && !same {
-		c.add(hdr.Name, "content")
-	}
-	return err
 }
 
-// sameContent compares each chunk and the whole: a reader is shown chunks before anybody has seen the whole.
-func sameContent(e *Entry, content io.Reader) (bool, error) {
-	same := true
-	whole := e.Digest.Algorithm().Digester()
-	content = io.TeeReader(content, whole.Hash())
-	for _, chunk := range e.Chunks {
-		part := io.LimitReader(content, chunk.Size)
-		if chunk.Zeros {
-			zero, err := onlyZeros(part)
-			if err != nil {
-				return false, err
-			}
-			same = same && zero
-			continue
-		}
-		h := chunk.Digest.Algorithm().Digester()
-		if _, err := io.Copy(h.Hash(), part); err != nil {
-			return false, err
-		}
-		same = same && h.Digest() == chunk.Digest
+func (c *comparison) child(x *Index, dir uint32, i int) (string, uint32, bool) {
+	if i >= x.NumChildren(dir) {
+		return "", 0, false
 	}
-	if _, err := io.Copy(io.Discard, content); err != nil {
-		return false, err
-	}
-	return same && whole.Digest() == e.Digest, nil
+	name, e := x.Child(dir, i)
+	return name, e, true
 }
 
-func onlyZeros(r io.Reader) (bool, error) {
-	zero := true
-	for buf := make([]byte, 32<<10); ; {
-		n, err := r.Read(buf)
-		zero = zero && len(bytes.Trim(buf[:n], "\x00")) == 0
-		if errors.Is(err, io.EOF) {
-			return zero, nil
+// alone reports what only one side has, with all that is in it.
+func (c *comparison) alone(x *Index, path string, e uint32, what string) {
+	c.add(path, what)
+	for i := range x.NumChildren(e) {
+		if len(c.found) == maxDifferences {
+			return
 		}
-		if err != nil {
-			return false, err
+		name, child := x.Child(e, i)
+		c.alone(x, path+"/"+name, child, what)
+	}
+}
+
+// pair compares what has one path on both sides.
+func (c *comparison) pair(path string, a, b uint32) {
+	r, s := c.toc.record(a), c.tar.record(b)
+	if r.Mode&modeType != s.Mode&modeType || r.Flags&flagWhiteout != s.Flags&flagWhiteout {
+		c.add(path, "type")
+		return
+	}
+	for _, d := range []struct {
+		what string
+		same bool
+	}{
+		{"mode", r.Mode == s.Mode},
+		{"owner", r.UID == s.UID && r.GID == s.GID},
+		{"time", r.MtimeSec == s.MtimeSec && r.MtimeNsec == s.MtimeNsec},
+		{"device number", r.RdevMajor == s.RdevMajor && r.RdevMinor == s.RdevMinor},
+		{"link target", c.toc.Readlink(a) == c.tar.Readlink(b)},
+		{"xattr", slices.EqualFunc(c.toc.xattrs(a), c.tar.xattrs(b), func(x, y xattr) bool { return x.name == y.name && bytes.Equal(x.value, y.value) })},
+		{"content", c.sameContent(a, b)},
+		{"hard links", r.Mode&modeType == modeDir || r.Nlink == s.Nlink},
+		{"opaque", r.Flags&flagOpaque == s.Flags&flagOpaque},
+		{"implied", r.Flags&flagImplied == s.Flags&flagImplied},
+	} {
+		if !d.same {
+			c.add(path, d.what)
 		}
 	}
+	c.dirs(path+"/", a, b)
+}
+
+// sameContent compares what files hold, as a whole and by chunks. Where chunks lie in the blob is no difference: files of one
+// content share one place.
+func (c *comparison) sameContent(a, b uint32) bool {
+	x, okx := c.toc.Content(a)
+	y, oky := c.tar.Content(b)
+	return okx == oky && (!okx || c.toc.Object(x) == c.tar.Object(y))
 }

@@ -1,6 +1,9 @@
 package chunked
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 // The sentinels of this package; every error it returns for bad input wraps one of them.
 var (
@@ -16,6 +19,13 @@ var (
 	// global headers, names that are not UTF-8 or leave the root. Write it as plain zstd instead. An error that wraps
 	// ErrPathTwice wraps this one too.
 	ErrUnsayable = errors.New("no TOC can say this tar")
+	// ErrTwoReadings says that a TOC and a tar are each sound, and not the same files. It is a kind of ErrMalformed.
+	ErrTwoReadings = fmt.Errorf("the table of contents and the tar are not the same files: %w", ErrMalformed)
 	// ErrNoTarSplit says that a layer has no usable tar-split, so its TOC cannot be proved to agree with its tar.
 	ErrNoTarSplit = errors.New("no tar-split")
 )
+
+// strictly returns the error for what a tar may well say and a TOC may not: it wraps ErrMalformed and ErrUnsayable.
+func strictly(format string, args ...any) error {
+	return fmt.Errorf("%w: %w: %s", ErrMalformed, ErrUnsayable, fmt.Sprintf(format, args...))
+}

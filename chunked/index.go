@@ -1,6 +1,7 @@
 package chunked
 
 import (
+	"bytes"
 	"encoding/binary"
 	"iter"
 	"math"
@@ -21,6 +22,7 @@ type Index struct {
 	digestLen int
 	bytes     int64
 	zeros     zerosBudget
+	raw       []byte // what it was opened from
 }
 
 // OpenIndex opens what BuildIndex or Finish returned. It checks the CRC and the whole structure in one pass; any damage
@@ -30,7 +32,7 @@ func OpenIndex(b []byte) (*Index, error) {
 	if err != nil {
 		return nil, err
 	}
-	x := &Index{table: *t, digestLen: int(t.param)}
+	x := &Index{table: *t, digestLen: int(t.param), raw: b}
 	switch t.param {
 	case 32:
 		x.alg = digest.SHA256
@@ -55,6 +57,15 @@ func OpenIndex(b []byte) (*Index, error) {
 	}
 	return x, nil
 }
+
+// Check looks again whether the bytes that the index was opened from are still those: a mapping shows what the disk has.
+func (x *Index) Check() error {
+	_, err := OpenIndex(x.raw)
+	return err
+}
+
+// Same says whether b are the bytes that the index was opened from.
+func (x *Index) Same(b []byte) bool { return bytes.Equal(x.raw, b) }
 
 func (x *Index) size(obj int) int64 { return int64(binary.LittleEndian.Uint64(x.objectAt(obj)[8:])) }
 

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc64"
 	"io"
 
 	"github.com/opencontainers/go-digest"
@@ -180,62 +179,3 @@ func (s *splitScanner) plainFile(line []byte, e *storage.Entry) bool {
 }
 
 func (s *splitScanner) close() { s.c.Close() }
-
-// AssembleTar writes the tar that ts was split from. For each file with content, open is called with its clean name
-// and must give exactly the content; it is closed before the next one is opened. Size and CRC-64 of ts are compared, which
-// is no proof: whoever needs one hashes what is written. Errors of open and of w are wrapped.
-func AssembleTar(w io.Writer, ts *TarSplit, open func(name string) (io.ReadCloser, error)) error {
-	s, err := ts.scan()
-	if err != nil {
-		return err
-	}
-	defer s.close()
-	buf := make([]byte, 256<<10)
-	for {
-		e, err := s.next()
-		switch {
-		case err == io.EOF:
-			return nil
-		case err != nil:
-			return fmt.Errorf("tar-split: %w", err)
-		case e.Type == storage.SegmentType:
-			if _, err := w.Write(e.Payload); err != nil {
-				return fmt.Errorf("write tar: %w", err)
-			}
-		case e.Size > 0:
-			if err := assembleFile(w, &e, open, buf); err != nil {
-				return err
-			}
-		}
-	}
-}
-
-func assembleFile(w io.Writer, e *storage.Entry, open func(string) (io.ReadCloser, error), buf []byte) error {
-	name, err := CleanName(e.GetName())
-	if err != nil {
-		return err
-	}
-	f, err := open(name)
-	if err != nil {
-		return fmt.Errorf("open content of %q: %w", name, err)
-	}
-	defer f.Close()
-	crc := crc64.New(storage.CRCTable)
-	n, err := io.CopyBuffer(io.MultiWriter(w, crc), onlyReader{io.LimitReader(f, e.Size)}, buf)
-	if err != nil {
-		return fmt.Errorf("copy content of %q: %w", name, err)
-	}
-	if n != e.Size {
-		return malformed("content of %q has %d bytes, the tar-split says %d", name, n, e.Size)
-	}
-	if m, err := io.ReadFull(f, buf[:1]); m != 0 || err != io.EOF {
-		return malformed("content of %q has more bytes than the tar-split's %d (%v)", name, e.Size, err)
-	}
-	if !bytes.Equal(crc.Sum(nil), e.Payload) {
-		return fmt.Errorf("content of %q: %w: CRC-64 of the tar-split", name, ErrDigestMismatch)
-	}
-	return nil
-}
-
-// onlyReader hides WriteTo, so that the copy uses the buffer it was given.
-type onlyReader struct{ io.Reader }

@@ -103,7 +103,7 @@ func (p *tocParser) addName(e *wireEntry) error {
 		return malformed("a %s with the name %q", e.Type, e.Name)
 	}
 	if _, twice := p.names[name]; twice {
-		return malformed("%q is named twice", e.Name)
+		return strictly("%q is named twice", e.Name)
 	}
 	file := false
 	switch e.Type {
@@ -115,7 +115,7 @@ func (p *tocParser) addName(e *wireEntry) error {
 			return err
 		}
 		if file = p.names[target]; !file {
-			return malformed("hardlink %q to %q, which is no file before it", e.Name, e.LinkName)
+			return strictly("hardlink %q to %q, which is no file before it", e.Name, e.LinkName)
 		}
 	case TypeDir, TypeSymlink, TypeChar, TypeBlock, TypeFifo:
 	default:

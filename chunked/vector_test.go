@@ -60,9 +60,6 @@ func readLayer(blob []byte, ref *manifest.TOCRef) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := CheckTarSplit(toc, ts); err != nil {
-		return "", err
-	}
 	b, err := BuildIndex(toc)
 	if err != nil {
 		return "", err
@@ -102,7 +99,10 @@ func readLayer(blob []byte, ref *manifest.TOCRef) (string, error) {
 		out.WriteByte('\n')
 	}
 	tar := sha256.New()
-	if err := AssembleTar(tar, ts, open); err != nil {
+	if err := CheckTarSplit(nil, x, ts); err != nil {
+		return "", err
+	}
+	if err := ProveTar(nil, tar, x, ts, open); err != nil {
 		return "", err
 	}
 	fmt.Fprintf(&out, "tar %x\n", tar.Sum(nil))

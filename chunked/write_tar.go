@@ -30,6 +30,7 @@ type splitter struct {
 	tar   *tar.Reader
 	names map[string]struct{} // clean ones
 	tree  *IndexBuilder       // what a reader would make of the entries, to refuse early what it would refuse
+	scan  *tarScanner         // of the headers, to refuse what another reader would take apart differently
 	out   *batch
 	next  func(full *batch) (*batch, error) // hands on a batch, returns an empty one
 	win   []byte
@@ -41,7 +42,7 @@ func newSplitter(r io.Reader, next func(full *batch) (*batch, error)) *splitter 
 	tree.strict = true
 	return &splitter{
 		rec: rec, tar: tar.NewReader(rec), next: next,
-		names: make(map[string]struct{}), tree: tree, win: make([]byte, 0, windowSize),
+		names: make(map[string]struct{}), tree: tree, scan: newTarScanner(), win: make([]byte, 0, windowSize),
 	}
 }
 
@@ -112,7 +113,15 @@ func (s *splitter) entry(hdr *tar.Header) (*wireEntry, error) {
 
 // header hands on what was recorded since the last content; e is nil for the end of the tar.
 func (s *splitter) header(e *wireEntry) error {
-	return s.put(s.rec.take(), item{entry: e})
+	raw := s.rec.take()
+	err := s.scan.bytes(raw)
+	if err == nil && e != nil {
+		err = s.scan.content(e.Name, e.Size)
+	}
+	if err != nil {
+		return err
+	}
+	return s.put(raw, item{entry: e})
 }
 
 // content reads and cuts the content of e.
@@ -198,10 +207,12 @@ func (s *splitter) end(n int) error {
 	if n == 0 && len(s.rec.buf) == 0 {
 		return unsayable("no bytes at all")
 	}
-	if len(s.rec.buf) == 0 {
-		return nil
+	if len(s.rec.buf) > 0 {
+		if err := s.header(nil); err != nil {
+			return err
+		}
 	}
-	return s.header(nil)
+	return s.scan.end()
 }
 
 // recorder passes a tar through and keeps what was read while it is on.

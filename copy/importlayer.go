@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/tocsin/tocsin/chunked"
 	"github.com/tocsin/tocsin/chunked/fill"
 	"github.com/tocsin/tocsin/copy/registry"
 	"github.com/tocsin/tocsin/manifest"
@@ -52,6 +53,10 @@ func (im *importer) layer(ctx context.Context, trust manifest.Trust, l manifest.
 	var n uint64
 	if way != byTar {
 		n, err = im.bring(ctx, l, way, fill.LayerSpec{Blob: l.Descriptor, TOC: l.TOC, Source: where}, meteredRanges{src, meter})
+	}
+	if way == byTOCVerified && errors.Is(err, chunked.ErrUnsayable) {
+		im.note("layer %s is taken from its tar, because nothing can prove its table of contents: %v", l.Digest, err)
+		way = byTar
 	}
 	if way == byTar || way == byTOCVerified && errors.Is(err, registry.ErrNoRanges) {
 		// A place that turned out to have no ranges lacks a capability, so the tar will do under its own rules.

@@ -168,31 +168,20 @@ func openTOCView(blob readerAtCloser, l manifest.Layer) (*tocView, error) {
 	if err != nil {
 		return nil, err
 	}
-	files := make(map[string]*chunked.Entry)
-	for i := range toc.Entries {
-		e := &toc.Entries[i]
-		if e.Type != chunked.TypeReg || e.Size == 0 {
-			continue
-		}
-		name, err := chunked.CleanName(e.Name)
-		if err != nil {
-			return nil, err
-		}
-		files[name] = e
-	}
 	r, w := io.Pipe()
 	view := &tocView{PipeReader: r, ended: make(chan struct{}), blob: blob}
 	go func() {
 		defer close(view.ended)
-		err := chunked.AssembleTar(w, split, func(name string) (io.ReadCloser, error) {
-			e, ok := files[name]
+		err := chunked.ProveTar(nil, w, toc, split, func(name string) (io.ReadCloser, error) {
+			x, ok := toc.ObjectByPath(name)
 			if !ok {
 				return nil, fmt.Errorf("%q is not in the table of contents: %w", name, ErrDiffID)
 			}
-			content := io.NewSectionReader(chunked.NewFileReader(blob, e.Chunks), 0, e.Size)
-			return newVerified(io.NopCloser(content), v1.Descriptor{Digest: e.Digest, Size: e.Size}), nil
+			o := toc.Object(x)
+			content := io.NewSectionReader(chunked.NewFileReader(blob, toc.Chunks(x)), 0, o.Size)
+			return newVerified(io.NopCloser(content), v1.Descriptor{Digest: o.Digest, Size: o.Size}), nil
 		})
-		if errors.Is(err, chunked.ErrDigestMismatch) {
+		if errors.Is(err, chunked.ErrTwoReadings) || errors.Is(err, chunked.ErrDigestMismatch) {
 			err = fmt.Errorf("the table of contents and the tar-split do not fit together: %w: %w", ErrDiffID, err)
 		}
 		w.CloseWithError(err)
@@ -200,30 +189,46 @@ func openTOCView(blob readerAtCloser, l manifest.Layer) (*tocView, error) {
 	return view, nil
 }
 
-// readTOC reads and verifies a layer's table of contents and tar-split.
-func readTOC(blob io.ReaderAt, l manifest.Layer) (*chunked.TOC, *chunked.TarSplit, error) {
-	read := func(at manifest.Range) ([]byte, error) {
-		b := make([]byte, at.Len)
-		_, err := blob.ReadAt(b, at.Off)
-		return b, err
-	}
-	raw, err := read(l.TOC.TOC)
+// readTOC reads and verifies a layer's table of contents and tar-split, and returns the first as a layer index.
+func readTOC(blob io.ReaderAt, l manifest.Layer) (*chunked.Index, *chunked.TarSplit, error) {
+	index, splitDigest, err := readIndex(blob, l)
 	if err != nil {
 		return nil, nil, err
 	}
-	toc, err := chunked.ParseTOC(raw, l.TOC, l.Size)
+	raw, err := readRange(blob, l.TOC.TarSplit)
 	if err != nil {
-		return nil, nil, fmt.Errorf("TOC %s: %w", l.TOC.Digest, err)
-	}
-	if raw, err = read(l.TOC.TarSplit); err != nil {
 		return nil, nil, err
 	}
-	split, err := chunked.ParseTarSplit(raw, toc.TarSplitDigest, l.TOC.TarSplitRawLen)
+	split, err := chunked.ParseTarSplit(raw, splitDigest, l.TOC.TarSplitRawLen)
 	if err == nil {
-		err = chunked.CheckTarSplit(toc, split)
+		err = chunked.CheckTarSplit(nil, index, split)
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("tar-split of TOC %s: %w", l.TOC.Digest, err)
 	}
-	return toc, split, nil
+	return index, split, nil
+}
+
+// readIndex reads and verifies a layer's table of contents, and returns its layer index and what it says of the tar-split.
+func readIndex(blob io.ReaderAt, l manifest.Layer) (*chunked.Index, digest.Digest, error) {
+	raw, err := readRange(blob, l.TOC.TOC)
+	if err != nil {
+		return nil, "", err
+	}
+	toc, err := chunked.ParseTOC(raw, l.TOC, l.Size)
+	if err != nil {
+		return nil, "", fmt.Errorf("TOC %s: %w", l.TOC.Digest, err)
+	}
+	b, err := chunked.BuildIndex(toc)
+	if err != nil {
+		return nil, "", fmt.Errorf("TOC %s: %w", l.TOC.Digest, err)
+	}
+	index, err := chunked.OpenIndex(b)
+	return index, toc.TarSplitDigest, err
+}
+
+func readRange(blob io.ReaderAt, at manifest.Range) ([]byte, error) {
+	b := make([]byte, at.Len)
+	_, err := blob.ReadAt(b, at.Off)
+	return b, err
 }

@@ -1,13 +1,11 @@
 package copy
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
@@ -75,16 +73,18 @@ func untar(stream io.Reader, batch *store.Batch, alg digest.Algorithm) (*unpacke
 	if err != nil {
 		return nil, err
 	}
-	b := chunked.NewIndexBuilder(nil)
-	sparse, err := addEntries(b, batch, in)
+	index, sparse, err := chunked.IndexTar(nil, in, func(e *chunked.Entry, content io.Reader) error {
+		d, size, err := batch.PutNew(content)
+		if err != nil {
+			return err
+		}
+		e.Digest, e.Size, e.Chunks = d, size, []chunked.Chunk{{Size: size, Digest: d}}
+		return nil
+	})
 	err = errors.Join(err, in.Close())
 	if splitErr := <-done; err == nil { // after an early end it only says that there was one
 		err = splitErr
 	}
-	if err != nil {
-		return nil, err
-	}
-	index, err := b.Finish()
 	if err != nil {
 		return nil, err
 	}
@@ -93,84 +93,6 @@ func untar(stream io.Reader, batch *store.Batch, alg digest.Algorithm) (*unpacke
 		headers = nil // tar-split records the whole content, where the tar has only its parts
 	}
 	return &unpacked{diffID: whole.Digest(), index: index, split: headers}, err
-}
-
-// addEntries reads a tar to its end and tells whether any file in it is sparse.
-func addEntries(b *chunked.IndexBuilder, batch *store.Batch, in io.Reader) (sparse bool, err error) {
-	for tr := tar.NewReader(in); ; {
-		hdr, err := tr.Next()
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return sparse, fmt.Errorf("read tar: %w", err)
-		}
-		sparse = sparse || hdr.Typeflag == tar.TypeGNUSparse || isSparse(hdr)
-		if err := addEntry(b, batch, hdr, tr); err != nil {
-			return sparse, fmt.Errorf("%q: %w", hdr.Name, err)
-		}
-	}
-	// What follows the end marker is part of the tar's digest.
-	if _, err := io.Copy(io.Discard, in); err != nil {
-		return sparse, fmt.Errorf("read tar: %w", err)
-	}
-	return sparse, nil
-}
-
-func addEntry(b *chunked.IndexBuilder, batch *store.Batch, hdr *tar.Header, content io.Reader) error {
-	e, ok, err := entryOf(hdr)
-	if err != nil || !ok {
-		return err
-	}
-	if e.Type == chunked.TypeReg && e.Size > 0 {
-		d, size, err := batch.PutNew(content)
-		if err != nil {
-			return err
-		}
-		e.Digest, e.Size = d, size
-		e.Chunks = []chunked.Chunk{{Size: size, Digest: d}}
-	}
-	return b.Add(e)
-}
-
-// paxXattr begins the PAX records that carry extended attributes.
-const paxXattr = "SCHILY.xattr."
-
-// entryOf says a tar header as a layer's entry, without content. ok is false for headers that make no file.
-func entryOf(hdr *tar.Header) (e chunked.Entry, ok bool, err error) {
-	e = chunked.Entry{
-		Name: hdr.Name, LinkName: hdr.Linkname, Mode: hdr.Mode, UID: hdr.Uid, GID: hdr.Gid,
-		ModTime: hdr.ModTime, DevMajor: hdr.Devmajor, DevMinor: hdr.Devminor,
-	}
-	switch hdr.Typeflag {
-	case tar.TypeReg, tar.TypeGNUSparse:
-		e.Type, e.Size = chunked.TypeReg, hdr.Size
-	case tar.TypeDir:
-		e.Type = chunked.TypeDir
-	case tar.TypeSymlink:
-		e.Type = chunked.TypeSymlink
-	case tar.TypeLink:
-		e.Type = chunked.TypeHardlink
-	case tar.TypeChar:
-		e.Type = chunked.TypeChar
-	case tar.TypeBlock:
-		e.Type = chunked.TypeBlock
-	case tar.TypeFifo:
-		e.Type = chunked.TypeFifo
-	case tar.TypeXGlobalHeader:
-		return e, false, nil
-	default:
-		return e, false, fmt.Errorf("tar entry of unknown type %q: %w", hdr.Typeflag, manifest.ErrMalformed)
-	}
-	for key, value := range hdr.PAXRecords {
-		if name, isXattr := strings.CutPrefix(key, paxXattr); isXattr {
-			if e.Xattrs == nil {
-				e.Xattrs = make(map[string][]byte)
-			}
-			e.Xattrs[name] = []byte(value)
-		}
-	}
-	return e, true, nil
 }
 
 // splitBuffer keeps a tar-split compressed in memory, and refuses one that is too large: the headers of a hostile tar.

@@ -121,8 +121,8 @@ func (c *comparer) image(ctx context.Context, in instance) (Compared, error) {
 	return out, nil
 }
 
-// errOneReading: the place has only one of a layer's readings.
-var errOneReading = errors.New("a layer came into the store as its tar, so its table of contents was never used")
+// errOneReading: a layer has one reading only, or the place has only one of it.
+var errOneReading = errors.New("a layer is read as its tar only")
 
 // layer compares the two readings of one layer.
 func (c *comparer) layer(ctx context.Context, l manifest.Layer) (out []TwoReading, err error) {
@@ -140,6 +140,9 @@ func (c *comparer) layer(ctx context.Context, l manifest.Layer) (out []TwoReadin
 		out = append(out, TwoReading{Layer: l.Digest, What: what, Detail: fmt.Sprintf(format, args...)})
 	}
 	found, tar, err := compareReadings(blob, l)
+	if errors.Is(err, chunked.ErrUnsayable) {
+		err = fmt.Errorf("%w: %w", errOneReading, err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -154,6 +157,9 @@ func (c *comparer) layer(ctx context.Context, l manifest.Layer) (out []TwoReadin
 	}
 	again, err := rebuiltTar(blob, l)
 	switch {
+	case errors.Is(err, chunked.ErrUnsayable) && len(out) == 0:
+		return nil, fmt.Errorf("%w: a table of contents cannot stand for its tar: %w", errOneReading, err)
+	case errors.Is(err, chunked.ErrUnsayable):
 	case errors.Is(err, ErrDiffID), errors.Is(err, chunked.ErrMalformed):
 		whole("tar-split", "%v", err)
 	case err != nil:
@@ -175,7 +181,7 @@ func (c *comparer) stored(ctx context.Context, from *storeSource, l manifest.Lay
 		return nil, err
 	}
 	if row.TOC == "" {
-		return nil, errOneReading
+		return nil, fmt.Errorf("%w: it came into the store so", errOneReading)
 	}
 	err = c.env.Pool.VerifyDiffID(ctx, n, l.DiffID)
 	if errors.Is(err, fill.ErrDiffID) {
@@ -184,15 +190,12 @@ func (c *comparer) stored(ctx context.Context, from *storeSource, l manifest.Lay
 	return nil, err
 }
 
-// compareReadings compares a layer's files, and returns the digest of its tar too.
+// compareReadings derives a layer's index from its tar and says how the table of contents differs from it. It returns the
+// digest of the tar too.
 func compareReadings(blob *os.File, l manifest.Layer) (found []chunked.Difference, tar digest.Digest, err error) {
-	raw := make([]byte, l.TOC.TOC.Len)
-	if _, err := blob.ReadAt(raw, l.TOC.TOC.Off); err != nil {
-		return nil, "", err
-	}
-	toc, err := chunked.ParseTOC(raw, l.TOC, l.Size)
+	toc, _, err := readIndex(blob, l)
 	if err != nil {
-		return nil, "", fmt.Errorf("TOC %s: %w", l.TOC.Digest, err)
+		return nil, "", err
 	}
 	if _, err := blob.Seek(0, io.SeekStart); err != nil {
 		return nil, "", err
@@ -202,8 +205,20 @@ func compareReadings(blob *os.File, l manifest.Layer) (found []chunked.Differenc
 		return nil, "", err
 	}
 	h := l.DiffID.Algorithm().Digester()
-	found, err = chunked.CompareTar(toc, io.TeeReader(stream, h.Hash()))
-	return found, h.Digest(), errors.Join(err, stream.Close())
+	derived, err := chunked.DeriveIndex(nil, io.TeeReader(stream, h.Hash()), toc)
+	if err := errors.Join(err, stream.Close()); err != nil {
+		return nil, "", err
+	}
+	if !toc.Same(derived) {
+		x, err := chunked.OpenIndex(derived)
+		if err != nil {
+			return nil, "", err
+		}
+		if found = chunked.CompareIndexes(toc, x); len(found) == 0 {
+			found = []chunked.Difference{{What: "names given again"}}
+		}
+	}
+	return found, h.Digest(), nil
 }
 
 // rebuiltTar is the digest of the tar that a layer's table of contents and tar-split give.

@@ -199,6 +199,7 @@ func TestOverlayXattrsAreDropped(t *testing.T) {
 	for _, name := range []string{"trusted.overlay.redirect", "trusted.overlay.metacopy", "trusted.x", "user.overlay.opaque", "user.fine", "security.capability"} {
 		records["SCHILY.xattr."+name] = "v"
 	}
+	records["SCHILY.xattr.security.capability"] = "\x01\x00\x00\x02\x00\x04" + strings.Repeat("\x00", 14)
 	layers := []mkimage.Layer{layerOf(content{"a": []byte("a")}, []tar.Header{
 		{Typeflag: tar.TypeDir, Name: "dir", Mode: 0o755, PAXRecords: records},
 		{Typeflag: tar.TypeReg, Name: "file", Mode: 0o644, PAXRecords: records},

@@ -182,7 +182,10 @@ func (s *Snapshotter) answerLayer(ctx context.Context, q request, im *image, i i
 	rw := row{Layer: n, TOC: l.TOC.Digest}
 	if im.Trust == manifest.TOCUnbound {
 		var err error
-		if rw.Claim, err = s.unproved(n, l.DiffID); err != nil {
+		if rw.Claim, err = s.unproved(n, l.DiffID); err == nil && rw.Claim != "" {
+			err = s.pool.Provable(n) // or the claim would stay one for ever
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/singleflight"
 
+	"github.com/tocsin/tocsin/chunked"
 	"github.com/tocsin/tocsin/chunked/fill"
 )
 
@@ -64,7 +65,7 @@ func (s *Snapshotter) verifyClaims(ctx context.Context, claims []claim) {
 			if err != nil && ctx.Err() == nil {
 				s.log.Error("layer was answered by its TOC and is not proved", "layer", c.layer, "diffID", c.diffID, "err", err)
 			}
-			if errors.Is(err, fill.ErrDiffID) {
+			if errors.Is(err, fill.ErrDiffID) || errors.Is(err, chunked.ErrUnsayable) {
 				s.deny(ctx, c, err)
 			}
 			return nil, nil

@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/tocsin/tocsin/chunked"
+	"github.com/tocsin/tocsin/store"
 )
 
 func TestEnsureManySmallFiles(t *testing.T) {
@@ -189,6 +190,46 @@ func TestTarAndDiffID(t *testing.T) {
 	}
 	if err := p.VerifyDiffID(t.Context(), l.Number(), "sha256:short"); err == nil {
 		t.Error("a digest that is none")
+	}
+}
+
+// An object that is not what it was once is damage at rest: nothing is known about the image from it, also when the index
+// or the object is whole again afterwards.
+func TestRotIsNoVerdict(t *testing.T) {
+	b := makeBlob(t, mixedFiles()...)
+	p := newPool(t, openStore(t, t.TempDir()), nil)
+	l := addBlob(t, p, b, &source{blob: b.bytes})
+	if err := l.Ensure(t.Context(), nil, Foreground); err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range b.files {
+		if len(content) == 0 {
+			continue
+		}
+		d := sha256Of(content)
+		path := filepath.Join(p.st.Root(), "objects", "sha256", d.Encoded()[:2], d.Encoded())
+		rotten := bytes.Clone(content)
+		rotten[len(rotten)/2] ^= 1
+		for _, now := range [][]byte{rotten, content} {
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, now, 0o444); err != nil {
+				t.Fatal(err)
+			}
+			if bytes.Equal(now, content) {
+				continue
+			}
+			if err := p.VerifyDiffID(t.Context(), l.Number(), b.written.DiffID); !errors.Is(err, store.ErrCorrupt) || errors.Is(err, ErrDiffID) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		if row, err := p.st.Layer(l.Number()); err != nil || row.DiffID != "" || row.NoTar != "" {
+			t.Fatalf("%s: recorded %q, %q, %v", name, row.DiffID, row.NoTar, err)
+		}
+	}
+	if err := p.VerifyDiffID(t.Context(), l.Number(), b.written.DiffID); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -1,10 +1,12 @@
 package fill
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 
 	"github.com/opencontainers/go-digest"
 
@@ -13,21 +15,19 @@ import (
 	"github.com/tocsin/tocsin/store"
 )
 
-// WriteTar writes the tar of the layer as its tar-split and the TOC's contents
-// give it, making all objects complete first. It proves nothing by itself:
-// compare the digest of what it wrote. ErrDiffID when the contents are not
-// those of the tar-split, store.ErrNotFound when the layer has none.
+// WriteTar writes the tar of the layer, making all objects complete first. Of a
+// layer with a TOC it proves that the tar and the TOC are the same files (see
+// chunked.ProveTar), and knows that only at the end: until it has returned nil
+// what was written is of no use. Of a layer that was taken from a tar it proves
+// nothing: compare the digest.
+//
+// ErrDiffID when TOC and tar are two readings, chunked.ErrUnsayable when the
+// tar has a form that readers read differently, store.ErrCorrupt when what the
+// store keeps is not what it was, store.ErrNotFound when there is no tar-split.
 func (l *Layer) WriteTar(ctx context.Context, w io.Writer) error {
-	raw, err := l.pool.st.TarSplit(l.n)
-	if err != nil {
-		return fmt.Errorf("tar of layer %d: %w", l.n, err)
-	}
-	if err := l.Ensure(ctx, nil, Foreground); err != nil {
-		return fmt.Errorf("tar of layer %d: %w", l.n, err)
-	}
-	err = chunked.AssembleTar(&until{ctx: ctx, w: w}, chunked.NewTarSplit(raw), l.openComplete)
-	if errors.Is(err, chunked.ErrDigestMismatch) {
-		err = fmt.Errorf("%w: %w", ErrDiffID, err)
+	row, err := l.pool.st.Layer(l.n)
+	if err == nil {
+		err = l.writeTar(ctx, row, w)
 	}
 	if err != nil {
 		return fmt.Errorf("tar of layer %d: %w", l.n, err)
@@ -35,13 +35,87 @@ func (l *Layer) WriteTar(ctx context.Context, w io.Writer) error {
 	return nil
 }
 
+func (l *Layer) writeTar(ctx context.Context, row *store.LayerRow, w io.Writer) error {
+	raw, err := l.pool.st.TarSplit(l.n)
+	if err != nil {
+		return err
+	}
+	split := chunked.NewTarSplit(raw)
+	if row.TOC != "" {
+		if err := chunked.PlainTar(split); err != nil {
+			return verdict(err) // before anything is fetched for it
+		}
+	}
+	if err := l.Ensure(ctx, nil, Foreground); err != nil {
+		return err
+	}
+	buffered := bufio.NewWriterSize(&until{ctx: ctx, w: w}, tarBuffer)
+	if row.TOC == "" {
+		err = chunked.AssembleTar(buffered, split, l.openComplete)
+	} else {
+		err = l.prove(ctx, buffered, row, split)
+	}
+	if err != nil {
+		return err
+	}
+	return buffered.Flush()
+}
+
+// prove writes the tar of a layer with a TOC, as one build among those that the
+// budget allows.
+func (l *Layer) prove(ctx context.Context, w io.Writer, row *store.LayerRow, split *chunked.TarSplit) (err error) {
+	done, err := l.pool.memory.build(ctx, tocCost(row.TOCRef))
+	if err != nil {
+		return err
+	}
+	defer done()
+	regions := l.pool.st.NewRegions()
+	defer func() { err = errors.Join(err, regions.Close()) }()
+	ws := &chunked.Workspace{Region: regions.Region, Stop: func() error { return context.Cause(ctx) }}
+	return verdict(chunked.ProveTar(ws, w, l.index, split, l.openComplete))
+}
+
+// tarBuffer is how much of a tar is handed on at once.
+const tarBuffer = 256 << 10
+
+// verdict says what an error of a proof means: that the layer's author lied, or
+// that the store does not have any more what it once had.
+func verdict(err error) error {
+	switch {
+	case errors.Is(err, chunked.ErrMalformed):
+		return fmt.Errorf("%w: %w", ErrDiffID, err)
+	case errors.Is(err, chunked.ErrDigestMismatch):
+		return fmt.Errorf("%w: %w", store.ErrCorrupt, err)
+	}
+	return err
+}
+
 func (l *Layer) openComplete(name string) (io.ReadCloser, error) {
 	x, ok := l.index.ObjectByPath(name)
 	if !ok {
-		return nil, fmt.Errorf("%q is not in the index", name)
+		return nil, fmt.Errorf("%w: %q has no content in the index", chunked.ErrTwoReadings, name)
 	}
 	k := l.index.Object(x)
-	return l.pool.st.OpenObject(k.Digest, k.Size)
+	f, err := l.pool.st.OpenObject(k.Digest, k.Size)
+	if err != nil {
+		return nil, err
+	}
+	return &whole{f, k.Digest, k.Size}, nil
+}
+
+// whole is an object that has as many bytes as it had when it was opened.
+type whole struct {
+	*os.File
+	digest digest.Digest
+	left   int64
+}
+
+func (w *whole) Read(p []byte) (int, error) {
+	n, err := w.File.Read(p)
+	if w.left -= int64(n); w.left < 0 || err == io.EOF && w.left > 0 {
+		return n, fmt.Errorf("object %s: %w: its length changes", w.digest, store.ErrCorrupt)
+	}
+	return n, err
 }
 
 // until fails writes after its context ended.
@@ -77,10 +151,12 @@ func refuted(row *store.LayerRow, want digest.Digest) error {
 	return nil
 }
 
-// VerifyDiffID makes layer n complete, builds its tar and compares the tar's
-// digest with want. nil: the layer is complete and they agree. ErrDiffID: they
-// differ, so the TOC view of the layer is not what the image calls its tar. What
-// came out is recorded, and not computed again whatever image asks.
+// VerifyDiffID makes layer n complete, proves that its TOC and its tar are the
+// same files, and compares the tar's digest with want. nil: all that is so.
+// ErrDiffID: it is not, so the TOC view of the layer is not what the image calls
+// its tar. What came out is recorded, and not computed again whatever image
+// asks, but only if everything that it was computed from was what it should be.
+// chunked.ErrUnsayable: nothing can prove it, and nothing is recorded.
 func (p *Pool) VerifyDiffID(ctx context.Context, n uint64, want digest.Digest) error {
 	if err := manifest.ValidDigest(want); err != nil {
 		return fmt.Errorf("diffID of layer %d: %w", n, err)
@@ -99,22 +175,36 @@ func (p *Pool) VerifyDiffID(ctx context.Context, n uint64, want digest.Digest) e
 	if row.DiffID == want {
 		return l.Ensure(ctx, nil, Foreground)
 	}
-	h := want.Algorithm().Digester()
-	err = l.WriteTar(ctx, h.Hash())
-	if err == nil && h.Digest() == want {
+	h := newHasher(want.Algorithm())
+	err = l.WriteTar(ctx, h)
+	got := h.digest()
+	switch {
+	case errors.Is(err, ErrDiffID):
+		if rotten := l.index.Check(); rotten != nil { // the disk is to blame, not the layer
+			return fmt.Errorf("index of layer %d: %w: %w", n, store.ErrCorrupt, rotten)
+		}
+		return errors.Join(err, p.st.SetNoTar(n, err.Error()))
+	case err != nil:
+		return err
+	case got == want:
 		return l.found(row, want)
 	}
-	if err != nil && !errors.Is(err, ErrDiffID) {
-		return err
-	}
-	if rotten := l.compareContent(ctx); rotten != nil { // the disk is to blame, not the layer
-		return fmt.Errorf("tar of layer %d: %w", n, rotten)
+	err = fmt.Errorf("layer %d: %w: tar is %s, config says %s", n, ErrDiffID, got, want)
+	return errors.Join(err, l.found(row, got))
+}
+
+// Provable says whether the tar of layer n can prove anything about its TOC:
+// chunked.ErrUnsayable if it has a form that readers read differently, ErrDiffID
+// if its tar-split is of no tar. It fetches nothing.
+func (p *Pool) Provable(n uint64) error {
+	raw, err := p.st.TarSplit(n)
+	if err == nil {
+		err = verdict(chunked.PlainTar(chunked.NewTarSplit(raw)))
 	}
 	if err != nil {
-		return errors.Join(err, p.st.SetNoTar(n, err.Error()))
+		return fmt.Errorf("tar of layer %d: %w", n, err)
 	}
-	err = fmt.Errorf("layer %d: %w: tar is %s, config says %s", n, ErrDiffID, h.Digest(), want)
-	return errors.Join(err, l.found(row, h.Digest()))
+	return nil
 }
 
 // found records the digest of the layer's tar. Of several algorithms the first stays.
@@ -123,25 +213,4 @@ func (l *Layer) found(row *store.LayerRow, tar digest.Digest) error {
 		return nil
 	}
 	return l.pool.st.SetDiffID(l.n, tar)
-}
-
-// compareContent reads all files of a complete layer and compares each with its
-// digest. store.ErrCorrupt names the first that differs.
-func (l *Layer) compareContent(ctx context.Context) error {
-	for x := range l.index.NumObjects() {
-		k := l.index.Object(x)
-		f, err := l.pool.st.OpenObject(k.Digest, k.Size)
-		if err != nil {
-			return err
-		}
-		h := k.Digest.Algorithm().Digester()
-		_, err = io.Copy(&until{ctx: ctx, w: h.Hash()}, f)
-		if err := errors.Join(err, f.Close()); err != nil {
-			return err
-		}
-		if h.Digest() != k.Digest {
-			return fmt.Errorf("object %s: %w", k.Digest, store.ErrCorrupt)
-		}
-	}
-	return nil
 }
