@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -42,6 +43,62 @@ func TestSignatureLies(t *testing.T) {
 			}
 		}
 	}
+}
+
+// The vectors of go.podman.io/image 5.42.1 have the verdicts that they have there.
+func TestImageVectors(t *testing.T) {
+	const named = digest.Digest("sha256:7364fea9d84ee548ab67d4c46c6006289800c98de3fbf8c0a97138dfcc23f000")
+	unsigned := vector(t, "unsigned.")
+	for _, name := range []string{"", "unsigned."} {
+		doc, err := manifest.CoveredDocument(vector(t, name), named)
+		if err != nil || string(doc.Raw()) != string(unsigned) || string(doc.Sent()) != string(vector(t, name)) {
+			t.Errorf("%q: %v", name, err)
+		}
+		if doc, err := manifest.NameDocument(vector(t, name), digest.SHA512); err != nil || doc.Digest() != digest.SHA512.FromBytes(unsigned) {
+			t.Errorf("%q: %s, %v", name, doc.Digest(), err)
+		}
+	}
+	for _, name := range []string{"mismatched-payload.", "invalid-signatures.", "extra-fields."} {
+		raw := vector(t, name)
+		for _, d := range []digest.Digest{digest.FromBytes(raw), digest.FromString(oci())} {
+			if _, err := manifest.CoveredDocument(raw, d); !errors.Is(err, manifest.ErrMalformed) {
+				t.Errorf("%s %s: %v", name, d, err)
+			}
+		}
+		if _, err := manifest.NameDocument(raw, digest.SHA256); !errors.Is(err, manifest.ErrMalformed) {
+			t.Errorf("%s %v", name, err)
+		}
+	}
+	// The payload that the mismatched one says it has is another document.
+	if _, err := manifest.CoveredDocument(vector(t, "mismatched-payload."), digest.FromBytes(payloadOf(t, vector(t, "mismatched-payload.")))); !errors.Is(err, manifest.ErrDigestMismatch) {
+		t.Error(err)
+	}
+}
+
+func vector(t *testing.T, name string) []byte {
+	t.Helper()
+	name = strings.TrimSuffix("v2s1-"+name, "-")
+	raw, err := os.ReadFile("testdata/image-v5.42.1/" + strings.TrimSuffix(name, ".") + ".manifest.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+// payloadOf is what a signature says was signed.
+func payloadOf(t *testing.T, raw []byte) []byte {
+	t.Helper()
+	var doc struct {
+		Signatures []struct{ Protected []byte }
+	}
+	var format struct{ FormatTail []byte }
+	if err := json.Unmarshal(raw, &doc); err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(doc.Signatures[0].Protected, &format); err != nil || len(format.FormatTail) == 0 {
+		t.Fatal(err)
+	}
+	return format.FormatTail
 }
 
 // Whatever comes, the bytes that are parsed are those that the digest covers, and what goes on beside them says the same.

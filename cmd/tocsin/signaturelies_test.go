@@ -184,7 +184,15 @@ func TestSignatureLiesThroughEveryDoor(t *testing.T) {
 	genuine := map[string]string{"OCI": `{"schemaVersion":2,"mediaType":"` + v1.MediaTypeImageManifest + `","config":{},"layers":[]}`, "schema 1": forge.Schema1(digest.FromString("good"))}
 	n := 0
 	for kind, pinned := range genuine {
-		for lie, raw := range forge.SignatureLies(body, pinned) {
+		lies := forge.SignatureLies(body, pinned)
+		for _, vector := range []string{"mismatched-payload", "invalid-signatures", "extra-fields"} {
+			raw, err := os.ReadFile(filepath.Join("..", "..", "manifest", "testdata", "image-v5.42.1", "v2s1-"+vector+".manifest.json"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			lies["vector "+vector] = string(raw)
+		}
+		for lie, raw := range lies {
 			// The kinds of a wrong length and a wrong tail with every type; the rest with one of them each.
 			types := []string{contentTypes[n%len(contentTypes)]}
 			if lie == "whole tail" || lie == "length 0" || lie == "empty" {
@@ -202,7 +210,7 @@ func TestSignatureLiesThroughEveryDoor(t *testing.T) {
 					b.walk(what, "docker://"+b.host+"/evil:latest", b.remote(name+"-tag"), exitVerify)
 				}
 			}
-			if lie == "whole tail" || n%8 == 0 { // the places read manifests in one function each
+			if lie == "whole tail" || lie == "vector mismatched-payload" || n%8 == 0 { // the places read manifests in one function each
 				b.local(kind+", "+lie, raw, pinned, fmt.Sprint("l", n))
 			}
 		}
