@@ -99,6 +99,17 @@ func BenchmarkBuildIndex200k(b *testing.B) {
 	runtime.KeepAlive(toc)
 }
 
+func BenchmarkIndexTOC200k(b *testing.B) {
+	data, ref, raw := bigTOC(b, 200_000)
+	b.SetBytes(int64(raw))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, _, err := IndexTOC(nil, data, ref, -1); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 func BenchmarkOpenIndex200k(b *testing.B) {
 	data, err := BuildIndex(mustTOC(b, 200_000))
 	if err != nil {

@@ -1,15 +1,11 @@
 package chunked
 
 import (
-	"crypto/sha256"
+	"bytes"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
-
-	"github.com/opencontainers/go-digest"
-
-	"github.com/tocsin/tocsin/manifest"
 )
 
 // The markers of the OCI image spec, layer.md.
@@ -23,89 +19,31 @@ const (
 // directory out of them: in order, a later entry replacing an earlier one of the same path, directories merging,
 // symlinks of this layer followed in the directory part of a name. Not safe for concurrent use.
 type IndexBuilder struct {
-	ws     *Workspace
-	strict bool // nothing may be replaced, every file's content must stay reachable: a TOC
-	names  []buildName
-	inodes []buildInode
-	kids   map[kidKey]int32
-
-	objs      []byte                      // records as in the index, in the order in which they came
-	chunks    []byte                      // the same
-	objectIDs map[[sha256.Size]byte]int32 // by what Number is cut from
-	alg       digest.Algorithm
-	scratch   []byte // what is hashed
-
-	lastDir string // the directory resolved last, because entries come directory by directory
-	last    int32
+	ws       *Workspace
+	strict   bool // nothing may be replaced, every file's content must stay reachable: a TOC
+	rooted   bool // the root was named
+	added    int
+	tree     buildTree
+	content  contentTable
+	resolver resolver
 }
-
-type kidKey struct {
-	dir  int32
-	name string
-}
-
-type buildName struct {
-	name        string
-	dir         int32
-	child, next int32 // list of the directory's names, dead ones included; 0 ends it
-	inode       int32
-	dead        bool
-}
-
-type buildInode struct {
-	Attr
-	flags  uint32
-	target string
-	xattrs []xattr
-	object int32 // plus one; 0: none
-	entry  uint32
-}
-
-func (n *buildInode) isDir() bool      { return n.Mode&modeType == modeDir }
-func (n *buildInode) isWhiteout() bool { return n.flags&flagWhiteout != 0 }
 
 // NewIndexBuilder returns a builder for the entries of an unpacked tar. What Finish returns lies in the memory of ws.
 func NewIndexBuilder(ws *Workspace) *IndexBuilder {
-	b := newIndexBuilder(0)
-	b.ws = ws
-	return b
+	return &IndexBuilder{ws: ws, tree: newBuildTree(ws), content: newContentTable(ws), resolver: resolver{left: freeSteps}}
 }
 
-// newIndexBuilder returns a builder with room for n entries.
-func newIndexBuilder(n int) *IndexBuilder {
-	b := &IndexBuilder{kids: make(map[kidKey]int32, n), objectIDs: make(map[[sha256.Size]byte]int32, n)}
-	b.objs = slices.Grow(b.objs, n*b.objectSize())
-	b.chunks = slices.Grow(b.chunks, n*b.chunkSize())
-	b.names = append(slices.Grow(b.names, n+1), buildName{})
-	b.inodes = append(slices.Grow(b.inodes, n+1), impliedDir())
+func newStrictBuilder(ws *Workspace) *IndexBuilder {
+	b := NewIndexBuilder(ws)
+	b.strict = true
 	return b
-}
-
-// IndexTOC verifies a TOC as ParseTOC does and returns its layer index as BuildIndex does, in the memory of ws, with the
-// digest of the compressed tar-split; empty: none. No more than one entry is held at a time. Errors that wrap neither
-// ErrMalformed nor ErrTooBig nor ErrDigestMismatch are those of ws and say nothing about the TOC.
-func IndexTOC(ws *Workspace, compressed []byte, ref *manifest.TOCRef, blobSize int64) (index []byte, tarSplit digest.Digest, err error) {
-	toc, err := ParseTOC(compressed, ref, blobSize)
-	if err != nil {
-		return nil, "", err
-	}
-	b := newIndexBuilder(len(toc.Entries))
-	b.strict, b.ws = true, ws
-	for i := range toc.Entries {
-		if err := b.Add(toc.Entries[i]); err != nil {
-			return nil, "", fmt.Errorf("index of TOC %s: %w", ref.Digest, err)
-		}
-	}
-	index, err = b.Finish()
-	return index, toc.TarSplitDigest, err
 }
 
 // BuildIndex returns the layer index of a TOC. A TOC in which one path replaces another, be it through a symlink, is
 // ErrMalformed: the content of every file must stay reachable by its name, or the tar could not be rebuilt. Attributes
 // trusted.* and user.overlay.* are dropped (design.md 5), and those that Linux or containerd would not set either.
 func BuildIndex(t *TOC) ([]byte, error) {
-	b := newIndexBuilder(len(t.Entries))
-	b.strict = true
+	b := newStrictBuilder(nil)
 	for i := range t.Entries {
 		if err := b.Add(t.Entries[i]); err != nil {
 			return nil, err
@@ -116,34 +54,77 @@ func BuildIndex(t *TOC) ([]byte, error) {
 
 // Add applies one entry. Its errors leave the builder unusable. Those that wrap ErrMalformed or ErrTooBig are about the
 // entry, others are those of the Workspace.
-func (b *IndexBuilder) Add(e Entry) error {
-	if len(b.names)%1024 == 0 {
-		if err := b.ws.stopped(); err != nil {
-			return err
-		}
+func (b *IndexBuilder) Add(e Entry) error { return b.add(&e, contentOfEntry) }
+
+// contentOfEntry stands for the number of an object that is still to be made of an entry's own chunks.
+const contentOfEntry = ^uint32(0)
+
+// add applies an entry whose content is object, plus one.
+func (b *IndexBuilder) add(e *Entry, object uint32) error {
+	if err := b.begin(e); err != nil {
+		return err
 	}
 	name, err := CleanName(e.Name)
 	if err != nil {
 		return err
 	}
 	if name == "" {
-		if e.Type != TypeDir {
-			return malformed("the root is a %s", e.Type)
-		}
-		return nil // containerd ignores the root's attributes
+		return b.addRoot(e)
 	}
 	dirName, base := splitName(name)
-	if skip, err := b.checkMarkers(dirName, base, &e); skip || err != nil {
+	if skip, err := b.checkMarkers(dirName, base, e); skip || err != nil {
 		return err
 	}
-	dir, err := b.directory(dirName)
+	dir, err := b.directory(dirName, true)
 	if err != nil {
 		return err
 	}
 	if strings.HasPrefix(base, whiteoutPrefix) {
 		return b.addWhiteout(dir, base)
 	}
-	return b.put(dir, base, &e)
+	return b.put(dir, base, e, object)
+}
+
+// begin does what every entry needs.
+func (b *IndexBuilder) begin(e *Entry) error {
+	if b.added++; b.added%1024 == 0 {
+		if err := b.ws.stopped(); err != nil {
+			return err
+		}
+	}
+	b.resolver.left += stepsOfAnEntry + int64(len(e.Name)) + int64(len(e.LinkName))
+	return b.makeRoot()
+}
+
+func (b *IndexBuilder) makeRoot() error {
+	if b.tree.names.len() > 0 {
+		return nil
+	}
+	n := impliedDir()
+	if _, err := b.tree.newInode(&n); err != nil {
+		return err
+	}
+	_, to, err := b.tree.names.add()
+	if err == nil {
+		(&buildName{}).encode(to)
+	}
+	return err
+}
+
+// addRoot checks the entry of the root, whose attributes containerd ignores.
+func (b *IndexBuilder) addRoot(e *Entry) error {
+	if e.Type != TypeDir {
+		return malformed("the root is a %s", e.Type)
+	}
+	if b.strict && b.rooted {
+		return namedTwice(e.Name)
+	}
+	b.rooted = true
+	return nil
+}
+
+func namedTwice(name string) error {
+	return fmt.Errorf("%w: %w: %w: %.256q", ErrMalformed, ErrUnsayable, ErrPathTwice, name)
 }
 
 // checkMarkers refuses names that would be markers in an impossible place, and skips those overlay tools drop.
@@ -173,177 +154,209 @@ func (b *IndexBuilder) checkMarkers(dir, base string, e *Entry) (skip bool, err 
 }
 
 func (b *IndexBuilder) addWhiteout(dir int32, base string) error {
+	t := &b.tree
 	if base == opaqueMarker {
-		b.inodes[b.names[dir].inode].flags |= flagOpaque
+		name, n := t.name(dir), t.inode(dir)
+		if b.strict && name.flags&nameOpaque != 0 {
+			return namedTwice(base)
+		}
+		name.flags |= nameOpaque
+		t.setName(dir, &name)
+		n.flags |= flagOpaque
+		t.setInode(dir, &n)
 		return nil
 	}
 	hidden := base[len(whiteoutPrefix):]
 	if !validComponent([]byte(hidden)) {
 		return malformed("whiteout %q", base)
 	}
-	if id, ok := b.kids[kidKey{dir, hidden}]; ok {
+	if id, ok := t.kid(dir, hidden); ok {
 		if b.strict { // containerd removes what the layer has, or fails, depending on what is below
 			return strictly("whiteout %q of what the layer itself has", base)
 		}
 		// A whiteout speaks of lower layers only, so what this layer has stays and hides what is below.
-		if n := b.inode(id); n.isDir() {
+		if n := t.inode(id); n.isDir() {
 			n.flags |= flagOpaque
+			t.setInode(id, &n)
 		}
 		return nil
 	}
-	_, err := b.link(dir, hidden, b.newInode(whiteout()))
+	n := whiteout()
+	_, err := b.link(dir, hidden, &n, 0)
 	return err
 }
 
+// link makes a new inode and gives it a name.
+func (b *IndexBuilder) link(dir int32, base string, n *buildInode, flags uint16) (int32, error) {
+	inode, err := b.tree.newInode(n)
+	if err != nil {
+		return 0, err
+	}
+	return b.tree.link(dir, base, inode, flags)
+}
+
 // put makes base in dir what e says.
-func (b *IndexBuilder) put(dir int32, base string, e *Entry) error {
-	if id, ok := b.kids[kidKey{dir, base}]; ok {
-		n := b.inode(id)
-		if b.strict && !n.isWhiteout() && n.flags&flagImplied == 0 {
-			return strictly("%q is named twice", e.Name)
+func (b *IndexBuilder) put(dir int32, base string, e *Entry, object uint32) error {
+	t, flags := &b.tree, uint16(nameGiven)
+	if id, ok := t.kid(dir, base); ok {
+		n, name := t.inode(id), t.name(id)
+		if b.strict && name.flags&nameGiven != 0 {
+			return namedTwice(e.Name)
 		}
 		if n.isDir() && e.Type == TypeDir {
+			name.flags |= nameGiven
+			t.setName(id, &name)
 			n.flags &^= flagImplied
-			return n.apply(e)
+			err := b.apply(&n, e)
+			t.setInode(id, &n)
+			return err
 		}
 		if b.strict && !n.isWhiteout() {
 			return strictly("%q replaces a directory", e.Name)
 		}
-		b.remove(id)
+		b.resolver.last = "" // it may be in there
+		t.remove(id)
 	}
 	if e.Type == TypeHardlink {
-		return b.putHardlink(dir, base, e)
+		return b.putHardlink(dir, base, e, flags)
 	}
 	n := buildInode{}
-	if err := b.fill(&n, e); err != nil {
+	if err := b.fill(&n, e, object); err != nil {
 		return err
 	}
-	_, err := b.link(dir, base, b.newInode(n))
+	_, err := b.link(dir, base, &n, flags)
 	return err
 }
 
 // fill sets a fresh inode from an entry that is no hardlink.
-func (b *IndexBuilder) fill(n *buildInode, e *Entry) error {
+func (b *IndexBuilder) fill(n *buildInode, e *Entry, object uint32) error {
 	switch e.Type {
 	case TypeDir:
-		n.Mode, n.Size = modeDir, dirSize
+		n.mode, n.size = modeDir, dirSize
 	case TypeReg:
-		n.Mode, n.Size = modeReg, e.Size
-		obj, err := b.object(e)
-		if err != nil {
-			return err
+		if object == contentOfEntry {
+			var err error
+			if object, err = b.content.object(e); err != nil {
+				return err
+			}
 		}
-		n.object = obj
+		n.mode, n.size, n.ref = modeReg, e.Size, object
 	case TypeSymlink:
 		if e.LinkName == "" || len(e.LinkName) > maxTarget || strings.IndexByte(e.LinkName, 0) >= 0 {
 			return malformed("symlink %q has a target of %d bytes", e.Name, len(e.LinkName))
 		}
-		n.Mode, n.Size, n.target = modeSymlink|0o777, int64(len(e.LinkName)), e.LinkName
+		at, err := b.tree.strs.appendString(e.LinkName)
+		if err != nil {
+			return err
+		}
+		n.mode, n.size, n.ref = modeSymlink|0o777, int64(len(e.LinkName)), uint32(at)
 	case TypeChar, TypeBlock:
-		n.Mode = modeBlock
+		n.mode = modeBlock
 		if e.Type == TypeChar {
-			n.Mode = modeChar
+			n.mode = modeChar
 		}
 		// Linux has 12 bits of major and 20 bits of minor number.
 		if e.DevMajor < 0 || e.DevMajor >= 1<<12 || e.DevMinor < 0 || e.DevMinor >= 1<<20 {
 			return malformed("%q has device number %d:%d", e.Name, e.DevMajor, e.DevMinor)
 		}
-		n.RdevMajor, n.RdevMinor = uint32(e.DevMajor), uint32(e.DevMinor)
-		if n.Mode == modeChar && n.RdevMajor == 0 && n.RdevMinor == 0 {
+		n.ref = uint32(e.DevMajor<<20 | e.DevMinor)
+		if n.mode == modeChar && n.ref == 0 {
 			*n = whiteout() // overlayfs takes it for one
 			return nil
 		}
 	case TypeFifo:
-		n.Mode = modeFifo
+		n.mode = modeFifo
 	default:
 		return malformed("%q has unknown type %q", e.Name, e.Type)
 	}
-	return n.apply(e)
+	return b.apply(n, e)
 }
 
-func (b *IndexBuilder) putHardlink(dir int32, base string, e *Entry) error {
+func (b *IndexBuilder) putHardlink(dir int32, base string, e *Entry, flags uint16) error {
 	target, err := CleanName(e.LinkName)
 	if err != nil {
 		return err
 	}
 	targetDir, targetBase := splitName(target)
-	parent, err := b.resolve(targetDir, false)
+	parent, err := b.directory(targetDir, false)
 	if err != nil {
-		return malformed("hardlink %q to %q: no such directory in this layer", e.Name, e.LinkName)
+		return fmt.Errorf("hardlink %q to %q: no such directory in this layer: %w", e.Name, e.LinkName, err)
 	}
-	id, ok := b.kids[kidKey{parent, targetBase}]
-	if !ok || b.inode(id).isDir() || b.inode(id).isWhiteout() {
+	t := &b.tree
+	id, ok := t.kid(parent, targetBase)
+	if !ok {
 		return malformed("hardlink %q to %q: no such file before it in this layer", e.Name, e.LinkName)
 	}
-	ino := b.names[id].inode
-	if b.strict && b.inodes[ino].Mode&modeType != modeReg {
+	n := t.inode(id)
+	if n.isDir() || n.isWhiteout() {
+		return malformed("hardlink %q to %q: no such file before it in this layer", e.Name, e.LinkName)
+	}
+	if b.strict && n.mode&modeType != modeReg {
 		return strictly("hardlink %q to %q: not a regular file", e.Name, e.LinkName)
 	}
 	// Like containerd, which changes the owner, mode, time and attributes of whatever it has just linked; the
 	// change of owner makes Linux drop the capabilities.
-	n := &b.inodes[ino]
-	n.xattrs = slices.DeleteFunc(n.xattrs, func(x xattr) bool { return x.name == "security.capability" })
-	if err := n.apply(e); err != nil {
+	t.dropXattr(&n, "security.capability")
+	if err := b.apply(&n, e); err != nil {
 		return err
 	}
-	_, err = b.link(dir, base, ino)
+	t.setInode(id, &n)
+	_, err = t.link(dir, base, t.name(id).inode, flags)
 	return err
 }
 
 // apply sets owner, permissions, time and attributes.
-func (n *buildInode) apply(e *Entry) error {
+func (b *IndexBuilder) apply(n *buildInode, e *Entry) error {
 	if e.UID < 0 || e.GID < 0 || int64(e.UID) >= 1<<32-1 || int64(e.GID) >= 1<<32-1 {
 		return malformed("%q belongs to %d:%d", e.Name, e.UID, e.GID)
 	}
-	n.UID, n.GID = uint32(e.UID), uint32(e.GID)
-	if n.Mode&modeType != modeSymlink {
-		n.Mode = n.Mode&modeType | uint32(e.Mode)&0o7777
+	n.uid, n.gid = uint32(e.UID), uint32(e.GID)
+	if n.mode&modeType != modeSymlink {
+		n.mode = n.mode&modeType | uint32(e.Mode)&0o7777
 	}
-	n.MtimeSec, n.MtimeNsec = boundTime(e.ModTime)
-	for _, name := range slices.Sorted(maps.Keys(e.Xattrs)) {
-		value, keep, err := shownXattr(name, e.Xattrs[name], n.Mode)
+	n.mtimeSec, n.mtimeNsec = boundTime(e.ModTime)
+	if len(e.Xattrs) == 0 && n.count == 0 {
+		return nil // as nearly always
+	}
+	names := slices.Sorted(maps.Keys(e.Xattrs))
+	for i, name := range names {
+		value, keep, err := shownXattr(name, e.Xattrs[name], n.mode)
+		if err == nil && keep {
+			err = b.tree.setXattr(n, name, value, len(names)-i-1)
+		}
 		if err != nil {
-			return fmt.Errorf("%q: %w", e.Name, err)
-		}
-		if keep {
-			n.setXattr(name, value)
+			return fmt.Errorf("%.256q: %w", e.Name, err)
 		}
 	}
-	n.maskACL()
-	return nil
-}
-
-func (n *buildInode) findXattr(name string) (int, bool) {
-	return slices.BinarySearchFunc(n.xattrs, name, func(x xattr, s string) int { return strings.Compare(x.name, s) })
-}
-
-func (n *buildInode) setXattr(name string, value []byte) {
-	at, found := n.findXattr(name)
-	if found {
-		n.xattrs[at].value = value
-	} else {
-		n.xattrs = slices.Insert(n.xattrs, at, xattr{name, value})
-	}
+	return b.maskACL(n)
 }
 
 // maskACL makes the ACL that was set say what the mode says, which containerd sets last.
-func (n *buildInode) maskACL() {
-	at, found := n.findXattr(aclAccess)
+func (b *IndexBuilder) maskACL(n *buildInode) error {
+	at, found := b.tree.findXattr(n, aclAccess)
 	if !found {
-		return
+		return nil
 	}
-	if acl := accessACL(n.xattrs[at].value, n.Mode); acl != nil {
-		n.xattrs[at].value = acl
-	} else {
-		n.xattrs = slices.Delete(n.xattrs, at, at+1)
+	value := b.tree.xattr(n, at).value
+	if b.resolver.left -= int64(len(value)) / 16; b.resolver.left < 0 { // each link to a file comes here
+		return tooBig("too many links to files with ACLs of many entries")
 	}
+	acl := accessACL(value, n.mode)
+	if acl == nil {
+		b.tree.dropXattr(n, aclAccess)
+		return nil
+	}
+	if bytes.Equal(acl, value) {
+		return nil
+	}
+	return b.tree.setXattr(n, aclAccess, acl, 0)
 }
 
 // dirSize is what stat shows as the size of a directory; ext4 says the same of a small one.
 const dirSize = 4096
 
 func impliedDir() buildInode {
-	return buildInode{Attr: Attr{Mode: modeDir | 0o755, Size: dirSize}, flags: flagImplied}
+	return buildInode{mode: modeDir | 0o755, size: dirSize, flags: flagImplied}
 }
 
-func whiteout() buildInode { return buildInode{Attr: Attr{Mode: modeChar}, flags: flagWhiteout} }
+func whiteout() buildInode { return buildInode{mode: modeChar, flags: flagWhiteout} }

@@ -97,19 +97,26 @@ func ListDigest(chunks []Chunk) digest.Digest {
 
 // appendList appends what the sha256 of is a ListDigest.
 func appendList(b []byte, chunks []Chunk) []byte {
-	b = append(b, "tocsin chunk list 1\n"...)
-	for _, c := range chunks {
-		b = binary.LittleEndian.AppendUint64(b, uint64(c.Off))
-		b = binary.LittleEndian.AppendUint64(b, uint64(c.Size))
-		if c.Zeros {
-			b = append(b, 1)
-		} else {
-			b = append(b, 0)
-		}
-		b = append(b, c.Digest...)
-		b = append(b, '\n')
+	b = append(b, listMagic...)
+	for i := range chunks {
+		b = appendListed(b, &chunks[i])
 	}
 	return b
+}
+
+const listMagic = "tocsin chunk list 1\n"
+
+// appendListed appends what a ListDigest says of one chunk.
+func appendListed(b []byte, c *Chunk) []byte {
+	b = binary.LittleEndian.AppendUint64(b, uint64(c.Off))
+	b = binary.LittleEndian.AppendUint64(b, uint64(c.Size))
+	if c.Zeros {
+		b = append(b, 1)
+	} else {
+		b = append(b, 0)
+	}
+	b = append(b, c.Digest...)
+	return append(b, '\n')
 }
 
 // SingleList returns the ListDigest of a file that is one data chunk, as files that came from a tar are.

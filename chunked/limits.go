@@ -12,7 +12,7 @@ const (
 	// MaxImageEntries bounds the names of all layers of one view.
 	MaxImageEntries = 4 << 20
 	// MaxLayers bounds the layers of one view; overlayfs takes 500.
-	MaxLayers = 1 << 12
+	MaxLayers = 1 << 10
 
 	// MaxChunkSize bounds one data chunk, because a chunk is decoded in memory. Chunks of zeros and the one chunk of a
 	// file that came from a tar have no such bound.
@@ -42,22 +42,20 @@ const (
 	maxWindow       = 128 << 20
 	maxStreamWindow = 32 << 20
 	// maxJSONValue bounds one value of a TOC: an entry with its attributes, or a field that this package does not know.
-	maxJSONValue = 32 << 20
+	maxJSONValue = 4 << 20
 	// maxSplitLine bounds one line of a tar-split: a header with its extensions, or a run of padding, in base64.
 	maxSplitLine = 16 << 20
 )
 
-// BuildCost returns an upper bound of the heap, in bytes, that reading a TOC and building its index takes when the
-// Workspace has a Region: what is held of the compressed TOC and tar-split is included. It believes ref.
+// BuildCost returns an upper bound of the heap, in bytes, that IndexTOC takes with a Region, or a builder on its own:
+// without what the caller holds of the compressed TOC. It believes ref.
 func BuildCost(ref *manifest.TOCRef) int64 {
-	const fixed = 24 << 20                            // buffers, and tables while they are small
-	window := 2 * min(ref.TOCRawLen, maxStreamWindow) // a decoder for the TOC, one for the tar-split
-	sorted := min(ref.TOCRawLen/2, 48<<20)            // numbers of names, objects and chunks to be sorted; an entry has 25 bytes or more
-	return ref.TOC.Len + ref.TarSplit.Len + window + sorted + fixed
+	const fixed = 16 << 20 // buffers, and tables while they are small
+	window := min(ref.TOCRawLen, maxStreamWindow)
+	sorted := min(ref.TOCRawLen/4, 48<<20) // numbers of names, objects and chunks; an entry has 25 bytes or more
+	return fixed + window + sorted
 }
 
-// MergeCost returns an upper bound of the heap, in bytes, that Merge takes for layers of so many entries together when the
-// Workspace has a Region.
-func MergeCost(entries int64) int64 {
-	return 16<<20 + 24*min(entries, MaxImageEntries)
-}
+// MergeCost returns an upper bound of the heap, in bytes, that Merge takes with a Region, for layers of so many entries
+// together.
+func MergeCost(entries int64) int64 { return 16<<20 + 2*min(entries, MaxImageEntries) }

@@ -1,8 +1,10 @@
 package chunked
 
 import (
+	"bytes"
 	"cmp"
-	"slices"
+	"encoding/binary"
+	"fmt"
 )
 
 const viewMagic = "tocvew01"
@@ -15,35 +17,34 @@ const viewMagic = "tocvew01"
 // of ws. Errors that wrap neither ErrMalformed nor ErrTooBig are those of ws.
 func Merge(ws *Workspace, layers []*Index) ([]byte, error) {
 	if len(layers) > MaxLayers {
-		return nil, tooBig("%d layers in one view", len(layers))
+		return nil, tooBig("%d layers in one view, more than %d", len(layers), MaxLayers)
 	}
-	entries, sum := 1, 0
-	for _, x := range layers {
-		entries = max(entries, x.NumEntries())
-		sum += x.NumEntries() - 1
+	m, err := newMerger(ws, layers)
+	if err != nil {
+		return nil, err
 	}
-	if sum > MaxImageEntries {
-		return nil, tooBig("%d entries in the layers of one view, more than %d", sum, MaxImageEntries)
-	}
-	m := &merger{layers: layers, w: newTableWriter(entries), shared: map[source]uint32{}, sets: map[source]uint32{}}
 	root := record{Attr: Attr{Mode: modeDir | 0o755, Size: dirSize}}
-	m.w.addEntry(&root)
-	first := mergeDir{}
-	for slot := len(layers) - 1; slot >= 0; slot-- {
-		first.from = append(first.from, source{int32(slot), 0})
+	if _, err := m.w.addEntry(&root); err != nil {
+		return nil, err
 	}
-	first.visible = len(first.from)
-	m.queue = append(m.queue, first)
-	for at := 0; at < len(m.queue); at++ {
-		if at%64 == 0 {
+	for slot := len(layers) - 1; slot >= 0; slot-- {
+		m.dir.from = append(m.dir.from, source{int32(slot), 0})
+	}
+	m.dir.visible = len(m.dir.from)
+	for at, n := 0, 0; ; n++ {
+		if n%256 == 0 {
 			if err := ws.stopped(); err != nil {
 				return nil, err
 			}
 		}
-		m.directory(m.queue[at])
-		m.queue[at].from = nil
+		if err := m.directory(); err != nil {
+			return nil, err
+		}
+		if at == len(m.queue.b) {
+			return m.w.finish(viewMagic, uint32(len(layers)))
+		}
+		at = m.dir.decode(m.queue.b, at)
 	}
-	return m.w.finish(viewMagic, uint32(len(layers)))
 }
 
 // source is an entry of one of the layers.
@@ -60,80 +61,209 @@ type mergeDir struct {
 	visible int
 }
 
-// mergeName is a name in one of the visible directories.
+// encode appends what decode reads.
+func (d *mergeDir) encode(to *arena) error {
+	b, err := to.extend(12 + 8*len(d.from))
+	if err != nil {
+		return err
+	}
+	le := binary.LittleEndian
+	le.PutUint32(b, d.entry)
+	le.PutUint32(b[4:], uint32(d.visible))
+	le.PutUint32(b[8:], uint32(len(d.from)))
+	for i, s := range d.from {
+		le.PutUint32(b[12+8*i:], uint32(s.slot))
+		le.PutUint32(b[16+8*i:], s.e)
+	}
+	return nil
+}
+
+// decode reads what lies at at, and returns where the next directory lies.
+func (d *mergeDir) decode(b []byte, at int) int {
+	le := binary.LittleEndian
+	d.entry, d.visible, d.from = le.Uint32(b[at:]), int(le.Uint32(b[at+4:])), d.from[:0]
+	n := int(le.Uint32(b[at+8:]))
+	for i := range n {
+		d.from = append(d.from, source{int32(le.Uint32(b[at+12+8*i:])), le.Uint32(b[at+16+8*i:])})
+	}
+	return at + 12 + 8*n
+}
+
+// mergeName is a name in one of the directories that are merged, and how many more that directory has.
 type mergeName struct {
 	name []byte
 	pos  int32 // in mergeDir.from
 	e    uint32
+	next uint32 // dirent
+	end  uint32
 }
 
+func (n *mergeName) less(than *mergeName) bool {
+	return cmp.Or(bytes.Compare(n.name, than.name), cmp.Compare(n.pos, than.pos)) < 0
+}
+
+// merger writes directory by directory. Everything that grows with the layers lies in the workspace.
 type merger struct {
 	layers []*Index
 	w      *tableWriter
-	shared map[source]uint32 // entries with several names
-	sets   map[source]uint32 // xattr sets by layer and set
-	queue  []mergeDir
-	names  []mergeName
+	shared copied // entries with several names
+	sets   copied // sets of attributes
+	queue  arena  // directories that are still to be written
+	dir    mergeDir
+	sub    mergeDir
+	heads  []mergeName // a heap: the next name of each directory
+	found  []mergeName // one name in all directories, top first
 }
 
-// directory writes the names of one directory.
-func (m *merger) directory(d mergeDir) {
-	names := m.collect(d)
+func newMerger(ws *Workspace, layers []*Index) (*merger, error) {
+	sum := 0
+	for _, x := range layers {
+		sum += x.NumEntries() - 1
+	}
+	if sum > MaxImageEntries {
+		return nil, tooBig("%d entries in the layers of one view, more than %d", sum, MaxImageEntries)
+	}
+	limit := 20 * (MaxImageEntries + MaxLayers)
+	m := &merger{layers: layers, w: newTableWriter(ws)}
+	m.queue = arena{ws: ws, limit: limit, what: fmt.Sprint(limit, " bytes of directories")}
+	var err error
+	if m.shared, err = newCopied(ws, layers, (*Index).NumEntries); err != nil {
+		return nil, err
+	}
+	m.sets, err = newCopied(ws, layers, func(x *Index) int { return len(x.sec[secSets])/setLen + 1 })
+	return m, err
+}
+
+// copied remembers what has been copied of the layers, and what number it has got. Number 0 is nothing.
+type copied struct {
+	bases   []int // of each layer
+	numbers []byte
+}
+
+func newCopied(ws *Workspace, layers []*Index, count func(x *Index) int) (copied, error) {
+	c, sum := copied{}, 0
+	for _, x := range layers {
+		c.bases = append(c.bases, sum)
+		sum += count(x)
+	}
+	a := arena{ws: ws, limit: 4 * sum}
+	var err error
+	c.numbers, err = a.extend(4 * sum)
+	return c, err
+}
+
+func (c *copied) at(slot int32, i uint32) []byte { return c.numbers[4*(c.bases[slot]+int(i)):][:4] }
+
+func (c *copied) get(slot int32, i uint32) uint32 { return binary.LittleEndian.Uint32(c.at(slot, i)) }
+
+func (c *copied) set(slot int32, i, number uint32) {
+	binary.LittleEndian.PutUint32(c.at(slot, i), number)
+}
+
+// directory writes the names of m.dir.
+func (m *merger) directory() error {
+	m.open()
 	first, nlink := m.w.numDirents(), uint32(2)
-	for len(names) > 0 {
-		n := 1
-		for n < len(names) && string(names[n].name) == string(names[0].name) {
-			n++
-		}
-		if e, isDir, ok := m.name(d, names[:n]); ok {
-			m.w.addDirent(string(names[0].name), e)
-			if isDir {
-				nlink++
+	for len(m.heads) > 0 {
+		m.found = m.found[:0]
+		for {
+			m.found = append(m.found, m.heads[0])
+			m.advance()
+			if len(m.heads) == 0 || !bytes.Equal(m.heads[0].name, m.found[0].name) {
+				break
 			}
 		}
-		names = names[n:]
-	}
-	r := m.w.entry(d.entry)
-	r.A, r.B, r.Nlink = first, m.w.numDirents()-first, nlink
-	m.w.setEntry(d.entry, &r)
-}
-
-// collect returns the names in all visible directories, equal names together, top layer first.
-func (m *merger) collect(d mergeDir) []mergeName {
-	m.names = m.names[:0]
-	for pos, s := range d.from[:d.visible] {
-		x := m.layers[s.slot]
-		r := x.record(s.e)
-		for i := r.A; i < r.A+r.B; i++ {
-			name, e, _ := x.dirent(i)
-			m.names = append(m.names, mergeName{name, int32(pos), e})
+		if int(m.found[0].pos) >= m.dir.visible {
+			continue
+		}
+		e, isDir, err := m.name()
+		if err == nil && e != 0 {
+			err = m.w.addDirent(m.found[0].name, e)
+		}
+		if err != nil {
+			return err
+		}
+		if isDir {
+			nlink++
 		}
 	}
-	if d.visible > 1 { // each directory is sorted already
-		slices.SortFunc(m.names, func(a, b mergeName) int {
-			return cmp.Or(slices.Compare(a.name, b.name), cmp.Compare(a.pos, b.pos))
-		})
-	}
-	return m.names
+	r := m.w.entry(m.dir.entry)
+	r.A, r.B, r.Nlink = first, m.w.numDirents()-first, nlink
+	m.w.setEntry(m.dir.entry, &r)
+	return nil
 }
 
-// name decides what a name shows, of which found are the entries in the layers, top first.
-func (m *merger) name(d mergeDir, found []mergeName) (e uint32, isDir, ok bool) {
-	top := source{d.from[found[0].pos].slot, found[0].e}
+// open makes heads the first names of the directories of m.dir.
+func (m *merger) open() {
+	m.heads = m.heads[:0]
+	for pos, s := range m.dir.from {
+		r := m.layers[s.slot].record(s.e)
+		if n := (mergeName{pos: int32(pos), next: r.A, end: r.A + r.B}); m.step(&n) {
+			m.heads = append(m.heads, n)
+		}
+	}
+	for i := len(m.heads)/2 - 1; i >= 0; i-- {
+		m.sink(i)
+	}
+}
+
+// step goes to the next name of a directory.
+func (m *merger) step(n *mergeName) bool {
+	if n.next == n.end {
+		return false
+	}
+	n.name, n.e, _ = m.layers[m.dir.from[n.pos].slot].dirent(n.next)
+	n.next++
+	return true
+}
+
+// advance takes the first of heads away.
+func (m *merger) advance() {
+	if last := len(m.heads) - 1; !m.step(&m.heads[0]) {
+		m.heads[0] = m.heads[last]
+		m.heads = m.heads[:last]
+	}
+	m.sink(0)
+}
+
+// sink moves a head down to its place in the heap.
+func (m *merger) sink(i int) {
+	for h := m.heads; ; {
+		least := i
+		for c := 2*i + 1; c <= 2*i+2 && c < len(h); c++ {
+			if h[c].less(&h[least]) {
+				least = c
+			}
+		}
+		if least == i {
+			return
+		}
+		h[i], h[least] = h[least], h[i]
+		i = least
+	}
+}
+
+// name decides what the name found shows; entry 0: nothing.
+func (m *merger) name() (e uint32, isDir bool, err error) {
+	top := source{m.dir.from[m.found[0].pos].slot, m.found[0].e}
 	r := m.layers[top.slot].record(top.e)
 	switch {
 	case r.Flags&flagWhiteout != 0:
-		return 0, false, false
+		return 0, false, nil
 	case r.Mode&modeType != modeDir:
-		return m.leaf(top, &r), false, true
+		e, err = m.leaf(top, &r)
+		return e, false, err
 	}
-	sub := mergeDir{from: make([]source, 0, len(found))}
-	replaced := false
-	for _, f := range found {
-		s := source{d.from[f.pos].slot, f.e}
+	sub := &m.sub
+	sub.from, sub.visible = sub.from[:0], 0
+	for _, f := range m.found {
+		s := source{m.dir.from[f.pos].slot, f.e}
 		fr := m.layers[s.slot].record(s.e)
-		if replaced = fr.Mode&modeType != modeDir; replaced {
+		if fr.Mode&modeType != modeDir {
 			break
+		}
+		if sub.visible == 0 && int(f.pos) >= m.dir.visible {
+			sub.visible = len(sub.from)
 		}
 		sub.from = append(sub.from, s)
 		if sub.visible == 0 && fr.Flags&flagOpaque != 0 {
@@ -141,77 +271,69 @@ func (m *merger) name(d mergeDir, found []mergeName) (e uint32, isDir, ok bool) 
 		}
 	}
 	sub.visible = cmp.Or(sub.visible, len(sub.from))
-	if !replaced {
-		sub.from = m.hidden(d, string(found[0].name), sub.from)
+	if sub.entry, err = m.dirEntry(); err != nil {
+		return 0, false, err
 	}
-	sub.entry = m.dirEntry(d.entry, sub.from)
-	m.queue = append(m.queue, sub)
-	return sub.entry, true, true
+	return sub.entry, true, sub.encode(&m.queue)
 }
 
-// hidden appends the directories of that name in the hidden part of d, as far as no other thing is in the way.
-func (m *merger) hidden(d mergeDir, name string, from []source) []source {
-	for _, s := range d.from[d.visible:] {
-		x := m.layers[s.slot]
-		e, ok := x.Lookup(s.e, name)
-		if !ok {
-			continue
-		}
-		if x.record(e).Mode&modeType != modeDir {
-			break
-		}
-		from = append(from, source{s.slot, e})
-	}
-	return from
-}
-
-// dirEntry writes a directory with the attributes of the topmost layer that gives some.
-func (m *merger) dirEntry(parent uint32, from []source) uint32 {
+// dirEntry writes m.sub with the attributes of the topmost layer that gives some.
+func (m *merger) dirEntry() (uint32, error) {
 	r := record{Attr: Attr{Mode: modeDir | 0o755}}
-	for _, s := range from {
+	for _, s := range m.sub.from {
 		if have := m.layers[s.slot].record(s.e); have.Flags&flagImplied == 0 {
-			r = record{Attr: have.Attr, Xattrs: m.xattrs(s, have.Xattrs)}
+			set, err := m.xattrs(s, have.Xattrs)
+			if err != nil {
+				return 0, err
+			}
+			r = record{Attr: have.Attr, Xattrs: set}
 			break
 		}
 	}
-	r.Size, r.Parent = dirSize, parent
+	r.Size, r.Parent = dirSize, m.dir.entry
 	return m.w.addEntry(&r)
 }
 
 // leaf writes what is no directory, once for all its names.
-func (m *merger) leaf(s source, r *record) uint32 {
+func (m *merger) leaf(s source, r *record) (uint32, error) {
 	if r.Nlink > 1 {
-		if e, ok := m.shared[s]; ok {
-			return e
+		if e := m.shared.get(s.slot, s.e); e != 0 {
+			return e, nil
 		}
 	}
-	out := record{Attr: r.Attr, Xattrs: m.xattrs(s, r.Xattrs)}
+	set, err := m.xattrs(s, r.Xattrs)
+	if err != nil {
+		return 0, err
+	}
+	out := record{Attr: r.Attr, Xattrs: set}
 	switch r.Mode & modeType {
 	case modeSymlink:
 		target := m.layers[s.slot].sec[secStrings][r.A : uint64(r.A)+uint64(r.B)]
-		out.A, out.B = m.w.addString(string(target)), r.B
+		if out.A, err = m.w.addString(target); err != nil {
+			return 0, err
+		}
+		out.B = r.B
 	case modeReg:
 		if out.B = r.B; r.B != 0 {
 			out.A = uint32(s.slot)
 		}
 	}
-	e := m.w.addEntry(&out)
-	if r.Nlink > 1 {
-		m.shared[s] = e
+	e, err := m.w.addEntry(&out)
+	if err == nil && r.Nlink > 1 {
+		m.shared.set(s.slot, s.e, e)
 	}
-	return e
+	return e, err
 }
 
 // xattrs copies a set of a layer.
-func (m *merger) xattrs(s source, set uint32) uint32 {
+func (m *merger) xattrs(s source, set uint32) (uint32, error) {
 	if set == 0 {
-		return 0
+		return 0, nil
 	}
-	key := source{s.slot, set}
-	id, ok := m.sets[key]
-	if !ok {
-		id = m.w.addXattrs(m.layers[s.slot].xattrs(s.e))
-		m.sets[key] = id
+	if id := m.sets.get(s.slot, set); id != 0 {
+		return id, nil
 	}
-	return id
+	id, err := m.w.addXattrs(m.layers[s.slot].xattrs(s.e))
+	m.sets.set(s.slot, set, id)
+	return id, err
 }

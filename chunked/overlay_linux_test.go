@@ -119,8 +119,8 @@ func dirXattrs(tb testing.TB, path string) (set []xattr) {
 		if err != nil {
 			tb.Fatal(err)
 		}
-		set = append(set, xattr{name, value[:m]})
+		set = append(set, xattr{[]byte(name), value[:m]})
 	}
-	slices.SortFunc(set, func(a, b xattr) int { return strings.Compare(a.name, b.name) })
+	slices.SortFunc(set, func(a, b xattr) int { return bytes.Compare(a.name, b.name) })
 	return set
 }

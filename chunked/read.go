@@ -18,9 +18,10 @@ var chunkDecoder = sync.OnceValues(func() (*zstd.Decoder, error) {
 		zstd.WithDecoderMaxWindow(maxWindow))
 })
 
-// DecodeChunk decodes all frames and fills dst, whose length must be c.Size, with the content of c. It compares the
-// digest; after an error dst holds garbage. Frames that give more or fewer bytes, or are no frames, are ErrMalformed,
-// other content is ErrDigestMismatch. Zeros need no frames and are not hashed again: ParseTOC did. Safe for concurrent
+// DecodeChunk fills dst, whose length must be c.Size, with the content of c, which is in the frames that frames begins with.
+// It compares the digest; after an error dst holds garbage. What follows the frames that fill dst is not looked at: the
+// headers of the next file may. Frames that give fewer bytes, or end behind c, or are no frames, are ErrMalformed, other
+// content is ErrDigestMismatch. Zeros need no frames and are not hashed again: ParseTOC did. Safe for concurrent
 // use.
 func DecodeChunk(dst []byte, frames []byte, c Chunk) error {
 	if int64(len(dst)) != c.Size {
@@ -34,17 +35,53 @@ func DecodeChunk(dst []byte, frames []byte, c Chunk) error {
 	if err != nil {
 		return fmt.Errorf("chunk %s: %w", c.Digest, err)
 	}
-	out, err := dec.DecodeAll(frames, dst[:0:len(dst)])
-	if err != nil {
-		return fmt.Errorf("chunk %s: %w", c.Digest, inputError(err))
-	}
-	if len(out) != len(dst) {
-		return malformed("chunk %s: %d bytes in its frames, not %d", c.Digest, len(out), len(dst))
+	out := dst[:0:len(dst)]
+	for len(out) < len(dst) {
+		n, err := frameLen(frames)
+		if err == nil {
+			out, err = dec.DecodeAll(frames[:n], out)
+		}
+		if err != nil {
+			return fmt.Errorf("chunk %s after %d of %d bytes: %w", c.Digest, len(out), len(dst), inputError(err))
+		}
+		frames = frames[n:]
 	}
 	if err := checkDigest(out, c.Digest); err != nil {
 		return fmt.Errorf("chunk %s: %w", c.Digest, err)
 	}
 	return nil
+}
+
+// frameLen returns the length of the frame that b begins with, skippable ones included (RFC 8878, 3.1).
+func frameLen(b []byte) (int, error) {
+	var h zstd.Header
+	if err := h.Decode(b); err != nil {
+		return 0, err
+	}
+	n := h.HeaderSize
+	if h.Skippable {
+		n += int(h.SkippableSize)
+	} else {
+		for last := false; !last; {
+			if len(b)-n < 3 {
+				return 0, io.ErrUnexpectedEOF
+			}
+			block := uint32(b[n]) | uint32(b[n+1])<<8 | uint32(b[n+2])<<16
+			n += 3
+			if last = block&1 != 0; block>>1&3 == 1 { // one byte, repeated
+				n++
+			} else {
+				n += int(block >> 3)
+			}
+		}
+		if h.HasCheckSum {
+			n += 4
+		}
+	}
+	if n > len(b) {
+		return 0, io.ErrUnexpectedEOF
+	}
+	return n, nil
 }
 
 // NewFileReader returns random, verified reads of one file whose chunks, all of them, lie in blob. It is safe for

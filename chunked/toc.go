@@ -19,34 +19,49 @@ import (
 // frameHeader is the length of a skippable frame's header, which lies before what a position points at.
 const frameHeader = 8
 
-// ParseTOC verifies and parses a TOC. Nothing of compressed is looked at before its digest was compared with ref's. What
-// spec/zstd-chunked.md 1.6 lists is refused with ErrMalformed, or ErrTooBig where a limit says so; wrong bytes are
-// ErrDigestMismatch. blobSize bounds the chunks when it is not negative.
+// ParseTOC verifies and parses a TOC and holds all of it in memory; IndexTOC does not. Nothing of compressed is looked at
+// before its digest was compared with ref's. What spec/zstd-chunked.md 1.6 lists is refused with ErrMalformed, or ErrTooBig
+// where a limit says so, and so is what BuildIndex refuses; wrong bytes are ErrDigestMismatch. blobSize bounds the chunks when
+// it is not negative.
 func ParseTOC(compressed []byte, ref *manifest.TOCRef, blobSize int64) (*TOC, error) {
-	toc, err := parseTOC(compressed, ref, blobSize)
-	if err != nil {
+	p := newTOCParser(nil, ref, blobSize)
+	p.keep = true
+	if err := p.read(compressed, ref); err != nil {
 		return nil, fmt.Errorf("TOC %s: %w", ref.Digest, err)
 	}
-	return toc, nil
+	return p.toc, nil
 }
 
-func parseTOC(compressed []byte, ref *manifest.TOCRef, blobSize int64) (*TOC, error) {
-	if int64(len(compressed)) > manifest.MaxTOCSize || ref.TOCRawLen > manifest.MaxTOCSize {
-		return nil, tooBig("%d bytes, %d uncompressed", len(compressed), ref.TOCRawLen)
+// IndexTOC verifies a TOC as ParseTOC does and returns its layer index as BuildIndex does, in the memory of ws, with the
+// digest of the compressed tar-split; empty: none. One entry is held at a time. Errors that wrap neither ErrMalformed
+// nor ErrTooBig nor ErrDigestMismatch are those of ws and say nothing about the TOC.
+func IndexTOC(ws *Workspace, compressed []byte, ref *manifest.TOCRef, blobSize int64) (index []byte, tarSplit digest.Digest, err error) {
+	p := newTOCParser(ws, ref, blobSize)
+	if err = p.read(compressed, ref); err == nil {
+		index, err = p.b.Finish()
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("TOC %s: %w", ref.Digest, err)
+	}
+	return index, p.toc.TarSplitDigest, nil
+}
+
+func (p *tocParser) read(compressed []byte, ref *manifest.TOCRef) error {
+	if int64(len(compressed)) > manifest.MaxTOCSize || ref.TOCRawLen > manifest.MaxTOCRaw {
+		return tooBig("%d bytes, %d uncompressed", len(compressed), ref.TOCRawLen)
 	}
 	if err := checkDigest(compressed, ref.Digest); err != nil {
-		return nil, err
+		return err
 	}
 	raw, err := newBoundedReader(compressed, ref.TOCRawLen)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer raw.Close()
-	p := newTOCParser(ref, blobSize)
-	if err := p.parse(&scanner{r: raw, size: ref.TOCRawLen}); err != nil {
-		return nil, inputError(err)
+	if err := p.parse(&scanner{r: raw, ws: p.b.ws}); err != nil {
+		return err
 	}
-	return p.toc, p.finish()
+	return p.finish()
 }
 
 // checkDigest compares bytes from outside with the digest that names them.
@@ -201,7 +216,6 @@ func (p *tocParser) parseEntries(s *scanner) error {
 		if err := s.entry(&plain, &e); err != nil {
 			return err
 		}
-		p.reserve(s.offset(), s.size)
 		if err := p.add(&e); err != nil {
 			return fmt.Errorf("entry %d: %w", p.count-1, err)
 		}

@@ -1,39 +1,43 @@
 package chunked
 
 import (
-	"fmt"
-	"maps"
-	"slices"
-
 	"github.com/opencontainers/go-digest"
 
 	"github.com/tocsin/tocsin/manifest"
 )
 
-// tocParser checks the entries of a TOC one by one and merges the chunks into their files.
+// tocParser checks the entries of a TOC one by one, merges the chunks into their files, and gives each to a builder. It
+// holds one entry; what is known of a chunk only later, where it ends in the blob, is handed in later.
 type tocParser struct {
-	toc     *TOC
+	b       *IndexBuilder
+	toc     *TOC // what the document says beside the entries
+	keep    bool // the entries are kept in toc too
 	version int
-	count   int
-	limit   int64           // chunks end at or before this offset of the blob
-	names   map[string]bool // clean names so far; true: a regular file, or a hardlink to one
-	alg     digest.Algorithm
-	zeros   map[int64]digest.Digest // lengths of the chunks of zeros
-	chunks  int
-	room    []Chunk // for the chunks of files to come
+	count   int   // entries and chunks
+	limit   int64 // chunks end at or before this offset of the blob
 
-	file    []rawChunk // of the last entry if it is a file with content
-	fileEnd int64      // its endOffset; 0: not given
-	open    int        // entry whose last chunk ends at the next offset given; -1: none
+	entry Entry    // the last one
+	file  tocFile  // its content, if it is a file with some
+	open  tocChunk // the chunk whose end in the blob is not known yet
 }
 
-// rawChunk is a chunk as it was given.
-type rawChunk struct {
-	Chunk
-	offset int64
+// tocFile is a file whose chunks are being read.
+type tocFile struct {
+	reading bool
+	off     int64 // in the file, where the next chunk begins
+	from    int64 // in the blob, where the last one did
+	end     int64 // its endOffset; 0: not given
 }
 
-func newTOCParser(ref *manifest.TOCRef, blobSize int64) *tocParser {
+// tocChunk is a chunk that ends where the next offset says.
+type tocChunk struct {
+	waiting bool
+	chunk   Chunk
+	number  int32  // in the builder; -1: it knows the content already
+	kept    *Chunk // in the TOC that is kept
+}
+
+func newTOCParser(ws *Workspace, ref *manifest.TOCRef, blobSize int64) *tocParser {
 	limit := ref.TOC.Off
 	if ref.TarSplit.Len > 0 {
 		limit = min(limit, ref.TarSplit.Off)
@@ -41,7 +45,7 @@ func newTOCParser(ref *manifest.TOCRef, blobSize int64) *tocParser {
 	if limit -= frameHeader; blobSize >= 0 {
 		limit = min(limit, blobSize)
 	}
-	return &tocParser{toc: &TOC{}, limit: limit, names: map[string]bool{}, zeros: map[int64]digest.Digest{}, open: -1}
+	return &tocParser{b: newStrictBuilder(ws), toc: &TOC{}, limit: limit}
 }
 
 func (p *tocParser) add(e *wireEntry) error {
@@ -50,10 +54,10 @@ func (p *tocParser) add(e *wireEntry) error {
 	}
 	if e.Mode < 0 || e.Size < 0 || e.UID < 0 || e.GID < 0 || e.DevMajor < 0 || e.DevMinor < 0 ||
 		e.Offset < 0 || e.EndOffset < 0 || e.ChunkSize < 0 || e.ChunkOffset < 0 {
-		return malformed("%q has a negative number", e.Name)
+		return malformed("%.256q has a negative number", e.Name)
 	}
 	if e.ChunkType != "" && e.ChunkType != "zeros" {
-		return malformed("%q has chunk type %q", e.Name, e.ChunkType)
+		return malformed("%.256q has chunk type %.100q", e.Name, e.ChunkType)
 	}
 	if e.Type == typeChunk {
 		return p.addChunk(e)
@@ -61,26 +65,31 @@ func (p *tocParser) add(e *wireEntry) error {
 	if err := p.endFile(); err != nil {
 		return err
 	}
-	if p.open >= 0 && e.Offset > 0 {
+	if e.Offset > 0 {
 		if err := p.close(e.Offset); err != nil {
 			return err
 		}
 	}
-	if len(p.toc.Entries) >= MaxEntries {
-		return tooBig("more than %d entries", MaxEntries)
+	if e.Name == "" {
+		return malformed("a %.100q without a name", e.Type)
 	}
-	if err := p.addName(e); err != nil {
-		return err
-	}
-	p.toc.Entries = append(p.toc.Entries, Entry{
+	p.entry = Entry{
 		Type: e.Type, Name: e.Name, LinkName: e.LinkName, Mode: e.Mode, Size: e.Size, UID: e.UID, GID: e.GID,
 		ModTime: e.ModTime, AccessTime: e.AccessTime, ChangeTime: e.ChangeTime,
 		DevMajor: e.DevMajor, DevMinor: e.DevMinor, Xattrs: e.Xattrs,
-	})
+	}
 	if e.Type == TypeReg {
 		return p.startFile(e)
 	}
-	return nil
+	return p.build(0)
+}
+
+// build gives the last entry to the builder. Object is the number of its content, plus one.
+func (p *tocParser) build(object uint32) error {
+	if p.keep {
+		p.toc.Entries = append(p.toc.Entries, p.entry)
+	}
+	return p.b.add(&p.entry, object)
 }
 
 // internType returns t, as the constant if it is a known type.
@@ -93,52 +102,16 @@ func internType(t []byte) string {
 	return string(t)
 }
 
-// addName checks type and name, and what a hardlink points at.
-func (p *tocParser) addName(e *wireEntry) error {
-	name, err := CleanName(e.Name)
-	if err != nil {
-		return err
-	}
-	if e.Name == "" || name == "" && e.Type != TypeDir {
-		return malformed("a %s with the name %q", e.Type, e.Name)
-	}
-	if _, twice := p.names[name]; twice {
-		return strictly("%q is named twice", e.Name)
-	}
-	file := false
-	switch e.Type {
-	case TypeReg:
-		file = true
-	case TypeHardlink:
-		target, err := CleanName(e.LinkName)
-		if err != nil {
-			return err
-		}
-		if file = p.names[target]; !file {
-			return strictly("hardlink %q to %q, which is no file before it", e.Name, e.LinkName)
-		}
-	case TypeDir, TypeSymlink, TypeChar, TypeBlock, TypeFifo:
-	default:
-		return malformed("%q has unknown type %q", e.Name, e.Type)
-	}
-	p.names[name] = file
-	return nil
-}
-
 // checkDigest holds every digest of a layer to the algorithm of the first.
 func (p *tocParser) checkDigest(name string, d digest.Digest) error {
-	if p.alg == "" && knownAlgorithm(d) {
-		p.alg = d.Algorithm()
-	}
-	if p.alg == "" || !validDigest(d, p.alg) {
-		return malformed("%q has digest %.150q in a layer of %q", name, string(d), p.alg)
+	if !p.b.content.use(d) {
+		return malformed("%.256q has digest %.150q in a layer of %q", name, string(d), p.b.content.alg)
 	}
 	return nil
 }
 
 // startFile takes the content that the reg entry itself speaks of.
 func (p *tocParser) startFile(e *wireEntry) error {
-	file := &p.toc.Entries[len(p.toc.Entries)-1]
 	if e.Digest != "" {
 		if err := p.checkDigest(e.Name, e.Digest); err != nil {
 			return err
@@ -146,173 +119,148 @@ func (p *tocParser) startFile(e *wireEntry) error {
 	}
 	if e.Size == 0 {
 		if e.Digest != "" && e.Digest != e.Digest.Algorithm().FromBytes(nil) || e.ChunkSize != 0 {
-			return malformed("%q is empty but has content", e.Name)
+			return malformed("%.256q is empty but has content", e.Name)
 		}
-		return nil
+		return p.build(0)
 	}
 	if e.Digest == "" {
-		return malformed("%q has no digest", e.Name)
+		return malformed("%.256q has no digest", e.Name)
 	}
-	file.Digest = e.Digest
-	p.fileEnd = e.EndOffset
-	return p.takeChunk(file, e)
+	p.entry.Digest = e.Digest
+	p.file = tocFile{reading: true, end: e.EndOffset}
+	p.b.content.begin()
+	return p.takeChunk(e)
 }
 
 func (p *tocParser) addChunk(e *wireEntry) error {
-	if len(p.file) == 0 {
-		return malformed("chunk of %q without its file", e.Name)
+	if !p.file.reading {
+		return malformed("chunk of %.256q without its file", e.Name)
 	}
-	file := &p.toc.Entries[len(p.toc.Entries)-1]
-	if e.Name != file.Name {
-		return malformed("chunk of %q after %q", e.Name, file.Name)
+	if e.Name != p.entry.Name {
+		return malformed("chunk of %.256q after %.256q", e.Name, p.entry.Name)
 	}
-	return p.takeChunk(file, e)
+	return p.takeChunk(e)
 }
 
-// takeChunk checks one chunk against those before it.
-func (p *tocParser) takeChunk(file *Entry, e *wireEntry) error {
-	c := rawChunk{Chunk{Off: e.ChunkOffset, Size: e.ChunkSize, Digest: e.ChunkDigest, Zeros: e.ChunkType == "zeros"}, e.Offset}
-	off, from := int64(0), int64(0)
-	if n := len(p.file); n > 0 {
-		off, from = p.file[n-1].End(), p.file[n-1].offset
-	}
+// takeChunk checks one chunk against those before it. It ends the one before.
+func (p *tocParser) takeChunk(e *wireEntry) error {
+	f, size := &p.file, p.entry.Size
+	c := Chunk{Off: e.ChunkOffset, Size: e.ChunkSize, Digest: e.ChunkDigest, Zeros: e.ChunkType == "zeros"}
 	if c.Size == 0 {
-		c.Size = file.Size - off
+		c.Size = size - f.off
 	}
-	if c.Off != off || c.Size <= 0 || c.Size > file.Size-off || c.offset < from {
-		return malformed("%q has a chunk of %d bytes at %d, blob offset %d", file.Name, c.Size, c.Off, c.offset)
+	if c.Off != f.off || c.Size <= 0 || c.Size > size-f.off || e.Offset < f.from {
+		return malformed("%.256q has a chunk of %d bytes at %d, blob offset %d", e.Name, c.Size, c.Off, e.Offset)
 	}
-	if c.Size == file.Size { // the only one
+	if c.Size == size { // the only one
 		if c.Digest == "" {
-			c.Digest = file.Digest
-		} else if c.Digest != file.Digest {
-			return malformed("%q has one chunk with another digest", file.Name)
+			c.Digest = p.entry.Digest
+		} else if c.Digest != p.entry.Digest {
+			return malformed("%.256q has one chunk with another digest", e.Name)
 		}
-	} else if err := p.checkDigest(file.Name, c.Digest); err != nil {
+	} else if err := p.checkDigest(e.Name, c.Digest); err != nil {
 		return err
 	}
-	if c.Zeros {
-		if old, ok := p.zeros[c.Size]; ok && old != c.Digest {
-			return malformed("%q: %d zeros have two digests", file.Name, c.Size)
-		}
-		p.zeros[c.Size] = c.Digest
-		if c.Size > MaxZeros {
-			return tooBig("%q has %d zeros", file.Name, c.Size)
-		}
-	} else if c.Size > MaxChunkSize {
-		return tooBig("%q has a chunk of %d bytes", file.Name, c.Size)
+	if c.Zeros && c.Size > MaxZeros {
+		return tooBig("%.256q has %d zeros", e.Name, c.Size)
 	}
-	p.file = append(p.file, c)
+	if !c.Zeros && c.Size > MaxChunkSize {
+		return tooBig("%.256q has a chunk of %d bytes", e.Name, c.Size)
+	}
+	if f.off > 0 {
+		if err := p.close(e.Offset); err != nil {
+			return err
+		}
+	}
+	f.off, f.from = c.End(), e.Offset
+	if !c.Zeros {
+		c.Blob.Off = e.Offset
+	}
+	return p.openChunk(c, e.Offset)
+}
+
+// openChunk adds a chunk whose end in the blob is not known yet.
+func (p *tocParser) openChunk(c Chunk, from int64) error {
+	n, err := p.b.content.chunk(&c)
+	if err != nil {
+		return err
+	}
+	p.open = tocChunk{waiting: true, chunk: c, number: n}
+	p.open.chunk.Blob.Off = from
+	if p.keep {
+		p.entry.Chunks = append(p.entry.Chunks, c)
+		p.open.kept = &p.entry.Chunks[len(p.entry.Chunks)-1]
+	}
 	return nil
 }
 
-// endFile gives the last entry, if it is a file with content, its chunks.
+// endFile gives the last entry, if it is a file with content, to the builder.
 func (p *tocParser) endFile() error {
-	if len(p.file) == 0 {
+	if !p.file.reading {
 		return nil
 	}
-	entry := len(p.toc.Entries) - 1
-	file := &p.toc.Entries[entry]
-	last := len(p.file) - 1
-	if p.file[last].End() != file.Size {
-		return malformed("%q has %d bytes in chunks, not %d", file.Name, p.file[last].End(), file.Size)
+	f := p.file
+	p.file = tocFile{}
+	if f.off != p.entry.Size {
+		return malformed("%.256q has %d bytes in chunks, not %d", p.entry.Name, f.off, p.entry.Size)
 	}
-	if p.chunks += len(p.file); p.chunks > MaxChunks {
-		return tooBig("more than %d chunks", MaxChunks)
+	object, fresh, err := p.b.content.end(p.entry.Digest, p.entry.Size)
+	if err != nil {
+		return err
 	}
-	file.Chunks = p.newChunks(len(p.file))
-	for i, c := range p.file {
-		file.Chunks[i] = c.Chunk
-		file.Chunks[i].Blob.Off = c.offset
-		if i < last {
-			if err := setEnd(file, i, p.file[i+1].offset); err != nil {
-				return err
-			}
-		}
+	if !fresh {
+		p.open.number = -1
 	}
-	p.open = entry
-	end := p.fileEnd
-	p.file, p.fileEnd = p.file[:0], 0
-	if end == 0 {
+	if err := p.build(object); err != nil {
+		return err
+	}
+	if f.end == 0 {
 		return nil // where the next offset is
 	}
-	return p.close(end)
+	return p.close(f.end)
 }
 
-// newChunks returns room for n chunks, cut from a larger piece.
-func (p *tocParser) newChunks(n int) []Chunk {
-	if n > len(p.room) {
-		p.room = make([]Chunk, max(n, 1024))
-	}
-	chunks := p.room[:n:n]
-	p.room = p.room[n:]
-	return chunks
-}
-
-// reserve makes room for as many entries as there will be if all of the document looks like its first done bytes.
-func (p *tocParser) reserve(done, size int64) {
-	n := int64(len(p.toc.Entries))
-	if n < int64(cap(p.toc.Entries)) || n < 100 {
-		return
-	}
-	all := float64(n) * float64(size) / float64(done) * 1.02
-	p.toc.Entries = slices.Grow(p.toc.Entries, int(min(all, MaxEntries))-int(n)+100)
-}
-
-// close ends the last chunk of the file that waits for it.
+// close ends the chunk that waits for it.
 func (p *tocParser) close(end int64) error {
-	file := &p.toc.Entries[p.open]
-	p.open = -1
-	if end > p.limit {
-		return malformed("%q ends at %d, behind the data", file.Name, end)
+	if !p.open.waiting {
+		return nil
 	}
-	return setEnd(file, len(file.Chunks)-1, end)
-}
-
-// setEnd computes the range in the blob of chunk i, which began at Blob.Off.
-func setEnd(file *Entry, i int, end int64) error {
-	c := &file.Chunks[i]
-	c.Blob.Len = end - c.Blob.Off
-	if c.Blob.Len < 0 || c.Blob.Len == 0 && !c.Zeros {
-		return malformed("%q has a chunk at blob offsets %d to %d", file.Name, c.Blob.Off, end)
+	p.open.waiting = false
+	c := p.open.chunk
+	if end > p.limit {
+		return malformed("a chunk ends at %d of the blob, behind the data", end)
+	}
+	n := end - c.Blob.Off
+	if n < 0 || n == 0 && !c.Zeros {
+		return malformed("a chunk at blob offsets %d to %d", c.Blob.Off, end)
 	}
 	if c.Zeros {
-		c.Blob = Range{}
+		return nil
+	}
+	n = min(n, maxFrames(c.Size))
+	if p.open.kept != nil {
+		p.open.kept.Blob.Len = n
+	}
+	if p.open.number >= 0 {
+		p.b.content.setLen(p.open.number, n)
 	}
 	return nil
 }
+
+// maxFrames bounds the bytes of a blob that are read for a chunk of size bytes. A place may be longer: the chunk's frames
+// begin it, and headers or whatever comes before the next file may follow them.
+func maxFrames(size int64) int64 { return size + size/16 + 64<<10 }
 
 // finish does what needs the whole document.
 func (p *tocParser) finish() error {
 	if err := p.endFile(); err != nil {
 		return err
 	}
-	if p.open >= 0 {
-		if err := p.close(p.limit); err != nil {
-			return err
-		}
+	if err := p.close(p.limit); err != nil {
+		return err
 	}
-	p.toc.Entries = slices.Clip(p.toc.Entries)
-	return p.checkZeros()
-}
-
-// checkZeros hashes as many zeros as the longest chunk of them has, once, and compares all on the way.
-func (p *tocParser) checkZeros() error {
-	if len(p.zeros) == 0 {
-		return nil
+	if err := p.b.content.checkPlaces(p.limit); err != nil {
+		return err
 	}
-	h := p.alg.Hash()
-	buf := make([]byte, 64<<10)
-	done := int64(0)
-	for _, size := range slices.Sorted(maps.Keys(p.zeros)) {
-		for done < size {
-			n := min(size-done, int64(len(buf)))
-			h.Write(buf[:n])
-			done += n
-		}
-		if got := digest.NewDigest(p.alg, h); got != p.zeros[size] {
-			return fmt.Errorf("%w: %d zeros are %s, not %s", ErrDigestMismatch, size, got, p.zeros[size])
-		}
-	}
-	return nil
+	return p.b.content.checkZeros()
 }

@@ -18,7 +18,7 @@ const scanAhead = 256 << 10
 // scanner cuts a JSON document into its values and the punctuation between them.
 type scanner struct {
 	r    io.Reader
-	size int64  // of the document, at most
+	ws   *Workspace
 	buf  []byte // read, from at on not yet taken
 	at   int
 	done int64 // bytes taken and dropped from buf
@@ -33,6 +33,9 @@ func (s *scanner) more() error {
 	if s.err != nil {
 		return s.err
 	}
+	if err := s.ws.stopped(); err != nil {
+		return err
+	}
 	left := len(s.buf) - s.at
 	if s.at > 0 {
 		s.done += int64(s.at)
@@ -43,6 +46,9 @@ func (s *scanner) more() error {
 		s.buf = append(make([]byte, 0, 2*left+2*scanAhead), s.buf...)
 	}
 	n, err := s.r.Read(s.buf[left : left+scanAhead])
+	if err != nil && err != io.EOF {
+		err = inputError(err)
+	}
 	s.buf, s.err = s.buf[:left+n], err
 	return nil
 }
@@ -82,6 +88,9 @@ func (s *scanner) value() ([]byte, error) {
 	}
 	depth, quoted := 0, false
 	for i := 0; ; i++ {
+		if i > maxJSONValue {
+			return nil, tooBig("a value of more than %d bytes at offset %d", maxJSONValue, s.offset())
+		}
 		for s.at+i >= len(s.buf) {
 			if err := s.more(); err != nil {
 				return nil, unexpected(err)
@@ -119,7 +128,10 @@ func (s *scanner) decode(to any) error {
 	if err != nil {
 		return err
 	}
-	return json.Unmarshal(v, to)
+	if err := json.Unmarshal(v, to); err != nil {
+		return inputError(err)
+	}
+	return nil
 }
 
 // entry consumes one element of "entries".
@@ -137,7 +149,7 @@ func (s *scanner) entry(p *plainEntries, e *wireEntry) error {
 
 func unexpected(err error) error {
 	if errors.Is(err, io.EOF) {
-		return io.ErrUnexpectedEOF
+		return malformed("%v", io.ErrUnexpectedEOF)
 	}
 	return err
 }

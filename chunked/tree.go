@@ -88,7 +88,8 @@ func (t *table) Xattr(e uint32, i int) (name string, value []byte) {
 func (t *table) xattrs(e uint32) []xattr {
 	set := make([]xattr, t.NumXattrs(e))
 	for i := range set {
-		set[i].name, set[i].value = t.Xattr(e, i)
+		name, value := t.Xattr(e, i)
+		set[i] = xattr{[]byte(name), value}
 	}
 	return set
 }

@@ -28,7 +28,7 @@ const maxZerosWritten = 1 << 30
 type splitter struct {
 	rec   *recorder
 	tar   *tar.Reader
-	names map[string]struct{} // clean ones
+	names map[string]struct{} // clean ones of markers
 	tree  *IndexBuilder       // what a reader would make of the entries, to refuse early what it would refuse
 	scan  *tarScanner         // of the headers, to refuse what another reader would take apart differently
 	out   *batch
@@ -38,8 +38,7 @@ type splitter struct {
 
 func newSplitter(r io.Reader, next func(full *batch) (*batch, error)) *splitter {
 	rec := &recorder{r: bufio.NewReaderSize(r, 64<<10), on: true}
-	tree := NewIndexBuilder(nil)
-	tree.strict = true
+	tree := newStrictBuilder(nil)
 	return &splitter{
 		rec: rec, tar: tar.NewReader(rec), next: next,
 		names: make(map[string]struct{}), tree: tree, scan: newTarScanner(), win: make([]byte, 0, windowSize),
@@ -98,14 +97,19 @@ func (s *splitter) entry(hdr *tar.Header) (*wireEntry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnsayable, err)
 	}
-	if _, twice := s.names[name]; twice {
-		return nil, fmt.Errorf("%w: %w", ErrUnsayable, ErrPathTwice)
+	if strings.Contains(name, metaPrefix) { // the tree drops most of these
+		if _, twice := s.names[name]; twice {
+			return nil, fmt.Errorf("%w: %w", ErrUnsayable, ErrPathTwice)
+		}
+		s.names[name] = struct{}{}
 	}
-	s.names[name] = struct{}{}
 	if e.Size > 0 && hasMarker(name) {
 		return nil, unsayable("whiteout with content")
 	}
 	if err := s.tree.Add(e.withoutContent()); err != nil {
+		if errors.Is(err, ErrPathTwice) {
+			return nil, fmt.Errorf("%w: %w", ErrUnsayable, ErrPathTwice)
+		}
 		return nil, unsayable("%v", err)
 	}
 	return e, nil

@@ -30,6 +30,7 @@ const (
 // headers, about 1 KiB for each file, and is never in memory decompressed.
 const (
 	MaxTOCSize      int64 = 150 << 20
+	MaxTOCRaw       int64 = 1 << 30
 	MaxTarSplitSize int64 = 150 << 20
 	MaxTarSplitRaw  int64 = 1 << 30
 )
@@ -116,7 +117,7 @@ func (t *TOCRef) setTOC(position string, blob int64) error {
 		return fmt.Errorf("manifest-position: %w: TOC type %d", ErrMalformed, n[3])
 	}
 	t.TOC, t.TOCRawLen = Range{n[0], n[1]}, n[2]
-	if err := checkPlace(t.TOC, blob, t.TOCRawLen, MaxTOCSize, MaxTOCSize); err != nil {
+	if err := checkPlace(t.TOC, blob, t.TOCRawLen, MaxTOCSize, MaxTOCRaw); err != nil {
 		return fmt.Errorf("manifest-position: %w", err)
 	}
 	return nil
