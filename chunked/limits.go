@@ -47,13 +47,13 @@ const (
 	maxSplitLine = 16 << 20
 )
 
-// BuildCost returns an upper bound of the heap, in bytes, that IndexTOC takes with a Region, or a builder on its own:
-// without what the caller holds of the compressed TOC. It believes ref.
+// BuildCost returns an upper bound of the heap, in bytes, that IndexTOC takes with a Region, with the compressed TOC and
+// tar-split that its caller may hold. It believes ref.
 func BuildCost(ref *manifest.TOCRef) int64 {
 	const fixed = 16 << 20 // buffers, and tables while they are small
 	window := min(ref.TOCRawLen, maxStreamWindow)
 	sorted := min(ref.TOCRawLen/4, 48<<20) // numbers of names, objects and chunks; an entry has 25 bytes or more
-	return fixed + window + sorted
+	return ref.TOC.Len + ref.TarSplit.Len + fixed + window + sorted
 }
 
 // MergeCost returns an upper bound of the heap, in bytes, that Merge takes with a Region, for layers of so many entries
