@@ -315,7 +315,7 @@ func (b *IndexBuilder) apply(n *buildInode, e *Entry) error {
 		n.mode = n.mode&modeType | uint32(e.Mode)&0o7777
 	}
 	n.mtimeSec, n.mtimeNsec = boundTime(e.ModTime)
-	if len(e.Xattrs) == 0 && n.count == 0 {
+	if len(e.Xattrs) == 0 && n.pairs.count == 0 {
 		return nil // as nearly always
 	}
 	names := slices.Sorted(maps.Keys(e.Xattrs))

@@ -76,7 +76,7 @@ func (f *finisher) add(id int32, parent uint32) error {
 		Mode: n.mode, UID: n.uid, GID: n.gid, Nlink: n.nlink, Size: n.size, MtimeSec: n.mtimeSec, MtimeNsec: n.mtimeNsec,
 	}}
 	f.set = f.set[:0]
-	for i := range int(n.count) {
+	for i := range int(n.pairs.count) {
 		f.set = append(f.set, f.t.xattr(&n, i))
 	}
 	var err error

@@ -64,16 +64,21 @@ func (n *buildName) encode(b []byte) {
 	le.PutUint16(b[22:], n.flags)
 }
 
-// buildInode is one inode. Its attributes are pairs first to first+count, with room for some more.
+// buildInode is one inode.
 type buildInode struct {
 	mode, uid, gid uint32
 	flags, nlink   uint32
 	size, mtimeSec int64
 	mtimeNsec      uint32
-	first          uint32
-	count, room    uint16
+	pairs          buildPairs
 	ref            uint32 // object plus one (0: none), place of the target, or device number
 	entry          uint32 // in the index; 0: not yet
+}
+
+// buildPairs are the attributes of an inode, and how many there is room for at their place.
+type buildPairs struct {
+	first       uint32
+	count, room uint16
 }
 
 func decodeInode(b []byte) buildInode {
@@ -82,8 +87,8 @@ func decodeInode(b []byte) buildInode {
 	return buildInode{
 		mode: le.Uint32(b), uid: le.Uint32(b[4:]), gid: le.Uint32(b[8:]), flags: le.Uint32(b[12:]), nlink: le.Uint32(b[16:]),
 		size: int64(le.Uint64(b[20:])), mtimeSec: int64(le.Uint64(b[28:])), mtimeNsec: le.Uint32(b[36:]),
-		first: le.Uint32(b[40:]), count: uint16(le.Uint16(b[44:])), room: le.Uint16(b[46:]),
-		ref: le.Uint32(b[48:]), entry: le.Uint32(b[52:]),
+		pairs: buildPairs{first: le.Uint32(b[40:]), count: le.Uint16(b[44:]), room: le.Uint16(b[46:])},
+		ref:   le.Uint32(b[48:]), entry: le.Uint32(b[52:]),
 	}
 }
 
@@ -96,9 +101,9 @@ func (n *buildInode) encode(b []byte) {
 	le.PutUint64(b[20:], uint64(n.size))
 	le.PutUint64(b[28:], uint64(n.mtimeSec))
 	le.PutUint32(b[36:], n.mtimeNsec)
-	le.PutUint32(b[40:], n.first)
-	le.PutUint16(b[44:], n.count)
-	le.PutUint16(b[46:], n.room)
+	le.PutUint32(b[40:], n.pairs.first)
+	le.PutUint16(b[44:], n.pairs.count)
+	le.PutUint16(b[46:], n.pairs.room)
 	le.PutUint32(b[48:], n.ref)
 	le.PutUint32(b[52:], n.entry)
 }
@@ -226,13 +231,13 @@ func (t *buildTree) target(n *buildInode) []byte { return t.strs.b[n.ref:][:n.si
 
 // xattr returns an attribute of an inode.
 func (t *buildTree) xattr(n *buildInode, i int) xattr {
-	le, p := binary.LittleEndian, t.pairs.at(int32(n.first)+int32(i))
+	le, p := binary.LittleEndian, t.pairs.at(int32(n.pairs.first)+int32(i))
 	return xattr{t.strs.b[le.Uint32(p):][:le.Uint32(p[4:])], t.strs.b[le.Uint32(p[8:]):][:le.Uint32(p[12:])]}
 }
 
 // findXattr returns where an attribute is among those of an inode, or would be.
 func (t *buildTree) findXattr(n *buildInode, name string) (int, bool) {
-	lo, hi := 0, int(n.count)
+	lo, hi := 0, int(n.pairs.count)
 	for lo < hi {
 		mid := (lo + hi) / 2
 		switch have := t.xattr(n, mid).name; {
@@ -256,7 +261,7 @@ func (t *buildTree) setXattr(n *buildInode, name string, value []byte, more int)
 	}
 	i, found := t.findXattr(n, name)
 	if !found {
-		if n.count >= maxXattrs {
+		if n.pairs.count >= maxXattrs {
 			return tooBig("more than %d extended attributes of one file", maxXattrs)
 		}
 		at, err := t.strs.appendString(name)
@@ -266,13 +271,13 @@ func (t *buildTree) setXattr(n *buildInode, name string, value []byte, more int)
 		if err := t.roomForXattr(n, more); err != nil {
 			return err
 		}
-		n.count++
-		set := t.pairs.b[int(n.first)*pairLen:][:int(n.count)*pairLen]
+		n.pairs.count++
+		set := t.pairs.b[int(n.pairs.first)*pairLen:][:int(n.pairs.count)*pairLen]
 		copy(set[(i+1)*pairLen:], set[i*pairLen:])
 		le.PutUint32(set[i*pairLen:], uint32(at))
 		le.PutUint32(set[i*pairLen+4:], uint32(len(name)))
 	}
-	p := t.pairs.at(int32(n.first) + int32(i))
+	p := t.pairs.at(int32(n.pairs.first) + int32(i))
 	le.PutUint32(p[8:], uint32(v))
 	le.PutUint32(p[12:], uint32(len(value)))
 	return nil
@@ -280,26 +285,26 @@ func (t *buildTree) setXattr(n *buildInode, name string, value []byte, more int)
 
 // roomForXattr moves the attributes of an inode to a larger place when theirs is full.
 func (t *buildTree) roomForXattr(n *buildInode, more int) error {
-	if n.count < n.room {
+	if n.pairs.count < n.pairs.room {
 		return nil
 	}
-	room := min(max(2*int(n.count), int(n.count)+1+more), maxXattrs)
+	room := min(max(2*int(n.pairs.count), int(n.pairs.count)+1+more), maxXattrs)
 	first := t.pairs.len()
 	to, err := t.pairs.extend(room * pairLen)
 	if err != nil {
 		return err
 	}
-	copy(to, t.pairs.b[int(n.first)*pairLen:][:int(n.count)*pairLen])
-	n.first, n.room = uint32(first), uint16(room)
+	copy(to, t.pairs.b[int(n.pairs.first)*pairLen:][:int(n.pairs.count)*pairLen])
+	n.pairs.first, n.pairs.room = uint32(first), uint16(room)
 	return nil
 }
 
 // dropXattr removes an attribute if it is there.
 func (t *buildTree) dropXattr(n *buildInode, name string) {
 	if i, found := t.findXattr(n, name); found {
-		set := t.pairs.b[int(n.first)*pairLen:][:int(n.count)*pairLen]
+		set := t.pairs.b[int(n.pairs.first)*pairLen:][:int(n.pairs.count)*pairLen]
 		copy(set[i*pairLen:], set[(i+1)*pairLen:])
-		n.count--
+		n.pairs.count--
 	}
 }
 
