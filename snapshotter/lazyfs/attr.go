@@ -24,7 +24,7 @@ func fillAttr(t *chunked.View, e uint32, out *fuse.Attr) {
 	*out = fuse.Attr{
 		Ino:       inode(e),
 		Size:      uint64(a.Size),
-		Blocks:    uint64(a.Size+511) / 512,
+		Blocks:    blocks(a.Mode, a.Size),
 		Mtime:     uint64(a.MtimeSec),
 		Mtimensec: a.MtimeNsec,
 		Mode:      a.Mode,
@@ -36,6 +36,27 @@ func fillAttr(t *chunked.View, e uint32, out *fuse.Attr) {
 	// An archive has one time that matters; overlayfs on disk would show others only by accident of unpacking.
 	out.Atime, out.Atimensec = out.Mtime, out.Mtimensec
 	out.Ctime, out.Ctimensec = out.Mtime, out.Mtimensec
+}
+
+// blocks is how many units of 512 bytes ext4 would need for an entry once it is unpacked: whole blocks for a file, and
+// none for a symbolic link that fits into the inode.
+func blocks(mode uint32, size int64) uint64 {
+	const inInode = 59
+	if mode&syscall.S_IFMT == syscall.S_IFLNK && size <= inInode {
+		return 0
+	}
+	return (uint64(size) + blockSize - 1) / blockSize * (blockSize / 512)
+}
+
+// fillStatx is fillAttr for a request that wants to know the time of birth too, which is that of everything else.
+func fillStatx(a *fuse.Attr, out *fuse.Statx) {
+	time := fuse.SxTime{Sec: a.Mtime, Nsec: a.Mtimensec}
+	*out = fuse.Statx{
+		Mask: unix.STATX_BASIC_STATS | unix.STATX_BTIME, Blksize: a.Blksize, Nlink: a.Nlink, Uid: a.Uid, Gid: a.Gid,
+		Mode: uint16(a.Mode), Ino: a.Ino, Size: a.Size, Blocks: a.Blocks,
+		Atime: time, Btime: time, Ctime: time, Mtime: time,
+		RdevMajor: unix.Major(uint64(a.Rdev)), RdevMinor: unix.Minor(uint64(a.Rdev)),
+	}
 }
 
 // ownDirectory describes the directories above the views.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 
 	"github.com/tocsin/tocsin/chunked"
 	"github.com/tocsin/tocsin/chunked/fill"
@@ -15,6 +16,9 @@ import (
 
 // forever is the timeout of everything inside a view: a tree that was shown is never rewritten (design.md 7).
 const forever = 365 * 24 * time.Hour
+
+// maxName is the length of the longest name, as in other file systems. The kernel sends longer ones too.
+const maxName = 255
 
 // Options says what a file system shows.
 type Options struct {
@@ -114,6 +118,9 @@ func (f *FS) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out *
 			return f.lookupView(name, out)
 		}
 	}
+	if len(name) > maxName {
+		return fuse.Status(unix.ENAMETOOLONG)
+	}
 	return f.entry(h.NodeId, func(t *chunked.View, view uint64, e uint32) fuse.Status {
 		out.SetEntryTimeout(forever)
 		child, ok := t.Lookup(e, name)
@@ -173,6 +180,17 @@ func (f *FS) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrO
 	})
 }
 
+// Statx answers stat for who wants to know the time of birth too.
+func (f *FS) Statx(cancel <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse.Status {
+	var attr fuse.AttrOut
+	status := f.GetAttr(cancel, &fuse.GetAttrIn{InHeader: in.InHeader}, &attr)
+	if status == fuse.OK {
+		fillStatx(&attr.Attr, &out.Statx)
+		out.SetTimeout(forever)
+	}
+	return status
+}
+
 // Readlink gives a symbolic link's target.
 func (f *FS) Readlink(cancel <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.Status) {
 	var target string
@@ -185,7 +203,7 @@ func (f *FS) Readlink(cancel <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.St
 
 // StatFs says little: a view has no free space and no size of its own.
 func (f *FS) StatFs(cancel <-chan struct{}, in *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
-	*out = fuse.StatfsOut{Bsize: blockSize, Frsize: blockSize, NameLen: 255}
+	*out = fuse.StatfsOut{Bsize: blockSize, Frsize: blockSize, NameLen: maxName}
 	return fuse.OK
 }
 

@@ -254,6 +254,55 @@ func TestTree(t *testing.T) {
 	}
 }
 
+// What a file takes on a disk is counted in blocks of 4096 bytes, as du shows it of an unpacked image.
+func TestBlocks(t *testing.T) {
+	for _, c := range []struct {
+		mode uint32
+		size int64
+		want uint64
+	}{
+		{unix.S_IFREG, 0, 0}, {unix.S_IFREG, 1, 8}, {unix.S_IFREG, 4096, 8}, {unix.S_IFREG, 4097, 16}, {unix.S_IFREG, 1<<62 - 1, 1 << 53},
+		{unix.S_IFLNK, 59, 0}, {unix.S_IFLNK, 60, 8}, {unix.S_IFIFO, 0, 0}, {unix.S_IFDIR, 0, 0},
+	} {
+		if got := blocks(c.mode, c.size); got != c.want {
+			t.Errorf("mode %o, %d bytes: %d, want %d", c.mode, c.size, got, c.want)
+		}
+	}
+	s := newSetup(t)
+	root := s.daemon(t, Options{})
+	for name, want := range map[string]int64{"d/small": 8, "d/empty": 0, "d/big": 3 << 20 / 512, "d/soft": 0} {
+		if st := lstat(t, filepath.Join(root, name)); st.Blocks != want {
+			t.Errorf("%s: %d blocks, want %d", name, st.Blocks, want)
+		}
+	}
+}
+
+// A file is born when it was changed last, because an archive has no other time; the rest of the answer is stat's.
+func TestBirth(t *testing.T) {
+	s := newSetup(t)
+	root := s.mount(t, Options{})
+	for _, name := range []string{"", "views", fmt.Sprintf("views/%d/d/small", s.view), fmt.Sprintf("views/%d/d/null", s.view), fmt.Sprintf("views/%d/d", s.view)} {
+		path := filepath.Join(root, name)
+		var x unix.Statx_t
+		if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BASIC_STATS|unix.STATX_BTIME, &x); err != nil {
+			t.Fatal(err)
+		}
+		if x.Mask&unix.STATX_BTIME == 0 {
+			t.Skip("this kernel asks no FUSE server for it (Linux 6.6 does)")
+		}
+		st := lstat(t, path)
+		if x.Btime != x.Mtime || x.Mtime.Sec != st.Mtim.Sec || int64(x.Mtime.Nsec) != st.Mtim.Nsec || uint32(x.Mode) != st.Mode || x.Size != uint64(st.Size) ||
+			x.Ino != st.Ino || uint64(x.Nlink) != st.Nlink || x.Uid != st.Uid || x.Gid != st.Gid || x.Blocks != uint64(st.Blocks) ||
+			unix.Mkdev(x.Rdev_major, x.Rdev_minor) != st.Rdev {
+			t.Errorf("%q: %+v, stat %+v", name, x, st)
+		}
+	}
+	gone := filepath.Join(root, "views", "1000000")
+	if err := unix.Statx(unix.AT_FDCWD, gone, 0, unix.STATX_BTIME, &unix.Statx_t{}); err != unix.ENOENT {
+		t.Errorf("a view that is not there: %v", err)
+	}
+}
+
 func TestListing(t *testing.T) {
 	s := newSetup(t)
 	root := s.daemon(t, Options{})
@@ -265,6 +314,11 @@ func TestListing(t *testing.T) {
 	}
 	if _, err := os.Lstat(filepath.Join(root, "many/none")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a missing name: %v", err)
+	}
+	for n, want := range map[int]error{255: unix.ENOENT, 256: unix.ENAMETOOLONG, 1000: unix.ENAMETOOLONG, 2000: unix.ENAMETOOLONG} {
+		if err := unix.Lstat(filepath.Join(root, strings.Repeat("n", n)), &unix.Stat_t{}); err != want {
+			t.Errorf("a name of %d bytes: %v, want %v", n, err, want)
+		}
 	}
 }
 
@@ -284,6 +338,14 @@ func TestXattrs(t *testing.T) {
 	}
 	if _, err := unix.Lgetxattr(path, "user.none", buf); err != unix.ENODATA {
 		t.Errorf("a missing attribute: %v", err)
+	}
+	for name, want := range map[string]error{
+		"security.none": unix.ENODATA, "trusted.none": unix.ENODATA, "system.posix_acl_access": unix.ENODATA,
+		"system.none": unix.EOPNOTSUPP, "nobody.none": unix.EOPNOTSUPP, "none": unix.EOPNOTSUPP,
+	} {
+		if _, err := unix.Lgetxattr(path, name, buf); err != want {
+			t.Errorf("%s: %v, want %v", name, err, want)
+		}
 	}
 	n, err = unix.Llistxattr(path, buf)
 	if err != nil {

@@ -1,7 +1,10 @@
 package lazyfs
 
 import (
+	"strings"
+
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 
 	"github.com/tocsin/tocsin/chunked"
 )
@@ -26,9 +29,24 @@ func (f *FS) GetXAttr(cancel <-chan struct{}, h *fuse.InHeader, attr string, des
 			copy(dest, value)
 			return fuse.OK
 		}
-		return fuse.ENOATTR
+		return absent(attr)
 	})
 	return size, status
+}
+
+// absent is the answer for an attribute that is not there: of a namespace that no file system has, another one than of
+// those that all have. The system's own attributes are ACLs.
+func absent(attr string) fuse.Status {
+	namespace, name, _ := strings.Cut(attr, ".")
+	switch namespace {
+	case "user", "trusted", "security":
+		return fuse.ENOATTR
+	case "system":
+		if name == "posix_acl_access" || name == "posix_acl_default" {
+			return fuse.ENOATTR
+		}
+	}
+	return fuse.Status(unix.EOPNOTSUPP)
 }
 
 // ListXAttr copies the names, each ended by a zero byte.
