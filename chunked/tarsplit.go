@@ -116,7 +116,9 @@ func (s *splitScanner) line() ([]byte, error) {
 	}
 	s.long = s.long[:0]
 	for errors.Is(err, bufio.ErrBufferFull) {
-		s.long = append(s.long, line...)
+		if s.long = append(s.long, line...); len(s.long) > maxSplitLine {
+			return nil, tooBig("a line of more than %d bytes", maxSplitLine)
+		}
 		line, err = s.r.ReadSlice('\n')
 	}
 	if s.long = append(s.long, line...); len(s.long) > 0 && (err == nil || err == io.EOF) {
