@@ -517,3 +517,28 @@ func TestNumbers(t *testing.T) {
 		have[i] = !ok
 	}
 }
+
+// A tar-split may be as long as manifest says, compressed and not.
+func TestSplitSizeLimit(t *testing.T) {
+	good := zstdBytes(t, []byte("\n"))
+	if _, err := ParseTarSplit(good, digest.FromBytes(good), manifest.MaxTarSplitRaw); err != nil {
+		t.Errorf("at the limit: %v", err)
+	}
+	if _, err := ParseTarSplit(good, digest.FromBytes(good), manifest.MaxTarSplitRaw+1); !errors.Is(err, ErrTooBig) {
+		t.Errorf("one byte more: %v", err)
+	}
+	if _, err := ParseTarSplit(make([]byte, manifest.MaxTarSplitSize+1), digest.FromBytes(good), 1); !errors.Is(err, ErrTooBig) {
+		t.Errorf("one compressed byte more: %v", err)
+	}
+}
+
+// A chunk of data may have as many bytes as are decoded at once.
+func TestChunkSizeLimit(t *testing.T) {
+	file := `{"type":"reg","name":"f","size":%d,"digest":"$A","offset":10,"endOffset":20}`
+	if _, err := parseDoc(t, entriesDoc(fmt.Sprintf(file, MaxChunkSize))); err != nil {
+		t.Errorf("at the limit: %v", err)
+	}
+	if _, err := parseDoc(t, entriesDoc(fmt.Sprintf(file, MaxChunkSize+1))); !errors.Is(err, ErrTooBig) {
+		t.Errorf("one beyond: %v", err)
+	}
+}

@@ -203,6 +203,7 @@ func TestParseTOCBytes(t *testing.T) {
 		{"M4 claims too much", good, func(r *manifest.TOCRef) { r.TOCRawLen = manifest.MaxTOCRaw + 1 }, ErrTooBig},
 		{"M7 not zstd", []byte(doc), func(r *manifest.TOCRef) { r.Digest = digest.FromString(doc) }, ErrMalformed},
 		{"M7 cut off", good[:len(good)-5], func(r *manifest.TOCRef) { r.Digest = digest.FromBytes(good[:len(good)-5]) }, ErrMalformed},
+		{"M4 too many bytes", make([]byte, manifest.MaxTOCSize+1), func(*manifest.TOCRef) {}, ErrTooBig},
 		{"nothing", nil, func(r *manifest.TOCRef) { r.Digest = digest.FromBytes(nil) }, ErrMalformed},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -25,9 +25,10 @@ const (
 	annEStargzSize       = "io.containers.estargz.uncompressed-size"
 )
 
-// Limits on what an annotation may claim. That of the TOC, compressed and
-// decompressed alike, is containers/storage's. A tar-split holds the tar's
-// headers, about 1 KiB for each file, and is never in memory decompressed.
+// Limits on what an annotation may claim. That of the compressed TOC is
+// containers/storage's, which takes no more than that decompressed either: a
+// TOC of a million files is longer. A tar-split holds the tar's headers, about
+// 1 KiB for each file. Neither is ever in memory decompressed.
 const (
 	MaxTOCSize      int64 = 150 << 20
 	MaxTOCRaw       int64 = 1 << 30
