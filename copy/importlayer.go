@@ -80,8 +80,11 @@ func (im *importer) reuse(trust manifest.Trust, l manifest.Layer) (uint64, bool,
 		return 0, false, nil
 	}
 	row, err := im.env.Store.LayerByDiffID(l.DiffID)
-	if errors.Is(err, store.ErrNotFound) {
-		return 0, false, nil
+	if err == nil {
+		err = im.env.Store.LayerFiles(row)
+	}
+	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrCorrupt) {
+		return 0, false, nil // damaged is as good as not there: it is taken in again
 	}
 	if err != nil {
 		return 0, false, err
@@ -90,6 +93,9 @@ func (im *importer) reuse(trust manifest.Trust, l manifest.Layer) (uint64, bool,
 		return 0, false, err
 	}
 	layer, err := im.env.Pool.Layer(row.Number)
+	if errors.Is(err, chunked.ErrMalformed) {
+		return 0, false, nil
+	}
 	if err != nil {
 		return 0, false, err
 	}

@@ -156,7 +156,7 @@ func (s *storeSource) hold(whole map[digest.Digest]bool) error {
 // middle of the stream.
 func (s *storeSource) tar(ctx context.Context, n uint64) (io.ReadCloser, error) {
 	if _, err := s.env.Store.TarSplit(n); errors.Is(err, store.ErrNotFound) {
-		return nil, fmt.Errorf("the headers of this tar were not kept (it has sparse files), so it cannot be written again: %w", manifest.ErrUnsupported)
+		return nil, fmt.Errorf("the headers of this tar were not kept (it has sparse files, or no image of this layer that was pulled has named them), so it cannot be written again: %w", manifest.ErrUnsupported)
 	}
 	layer, err := s.env.Pool.Layer(n)
 	if err != nil {

@@ -47,13 +47,13 @@ func (s *Store) OpenBlob(d digest.Digest) (*os.File, error) {
 }
 
 // PutBlob reads r to its end and keeps it as d. Nil means durable and verified; ErrDigestMismatch leaves nothing.
-// A blob that is here already is kept and r is not read.
+// A blob that is here already and is not damaged is kept, and r is not read.
 func (s *Store) PutBlob(ctx context.Context, d digest.Digest, r io.Reader) error {
 	path, err := s.BlobPath(d)
 	if err != nil {
 		return err
 	}
-	if keepYoung(path, s.now()) {
+	if keepYoung(path, s.now()) && fileIs(path, d) == nil {
 		return nil
 	}
 	err = s.disk.write(path, 0o444, func(w io.Writer) error {

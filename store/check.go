@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -16,11 +17,16 @@ import (
 // CheckOptions says how deep Check looks. The functions know the formats that the store does not; they do not keep
 // the bytes. Nil: that part is not looked at.
 type CheckOptions struct {
-	Verify  bool                     // hash every blob and object, not only their lengths
-	Repair  bool                     // remove corrupt objects that can be fetched again
+	Verify  bool                     // hash every blob and object, and the chunks of partial objects, not only their lengths
+	Repair  bool                     // mend what can be, and remove what can be fetched again
 	Index   func(index []byte) error // validates a layer index
 	View    func(tree []byte) error  // validates a view
 	Objects func(index []byte) ([]ObjectRef, error)
+	// Chunks gives the chunks of the ith content that Objects lists.
+	Chunks func(index []byte, i int) ([]Span, error)
+	// Mend writes the files of a damaged layer again, from where its blob is. Remake makes a view again that is damaged.
+	Mend   func(ctx context.Context, layer uint64) error
+	Remake func(ctx context.Context, c Chain) (uint64, error)
 }
 
 // checkRows is the index as Check found it, so that no transaction is open while files are read.
@@ -31,6 +37,7 @@ type checkRows struct {
 	layers     map[uint64]LayerRow
 	views      map[uint64]viewRow
 	signatures []digest.Digest
+	lost       []uint64 // layers whose rows cannot be read
 	kept       map[digest.Digest][]digest.Digest
 }
 
@@ -70,38 +77,50 @@ func (c *checkRun) readIndex() error {
 	if err := c.checkPages(); err != nil {
 		return err
 	}
+	if err := c.checkRowsums(); err != nil {
+		return err
+	}
 	return c.s.view(c.rows.read)
 }
 
+// read takes the rows that can be read; checkRowsums has reported the others.
 func (r *checkRows) read(tx *bolt.Tx) error {
-	names, err := allNames(tx)
-	records, rerr := allRows[Record](tx, bucketRecords)
-	layers, lerr := allRows[LayerRow](tx, bucketLayers)
-	views, verr := allRows[viewRow](tx, bucketViews)
-	kept, kerr := allKept(tx)
-	if err := errors.Join(err, rerr, lerr, verr, kerr); err != nil {
-		return err
-	}
-	*r = checkRows{names: names, kept: kept, records: map[digest.Digest]Record{}, manifests: map[digest.Digest]bool{},
-		layers: map[uint64]LayerRow{}, views: map[uint64]viewRow{}}
-	for _, row := range records {
+	*r = checkRows{names: map[string]nameRow{}, kept: map[digest.Digest][]digest.Digest{}, records: map[digest.Digest]Record{},
+		manifests: map[digest.Digest]bool{}, layers: map[uint64]LayerRow{}, views: map[uint64]viewRow{}}
+	for _, row := range goodRows[Record](tx, bucketRecords) {
 		r.records[row.Manifest] = row
 	}
-	for _, row := range layers {
+	for _, row := range goodRows[LayerRow](tx, bucketLayers) {
 		r.layers[row.Number] = row
 	}
-	for _, row := range views {
+	for _, row := range goodRows[viewRow](tx, bucketViews) {
 		r.views[row.Number] = row
 	}
-	err = tx.Bucket(bucketManifests).ForEach(func(k, _ []byte) error {
-		r.manifests[digest.Digest(k)] = true
-		return nil
-	})
-	serr := tx.Bucket(bucketSignatures).ForEach(func(k, _ []byte) error {
-		r.signatures = append(r.signatures, digest.Digest(k))
-		return nil
-	})
-	return errors.Join(err, serr)
+	each := func(bucket []byte, fn func(k, v []byte)) error {
+		return tx.Bucket(bucket).ForEach(func(k, v []byte) error { fn(k, v); return nil })
+	}
+	return errors.Join(
+		each(bucketNames, func(k, v []byte) {
+			var row nameRow
+			if decodeRow(bucketNames, k, v, &row) == nil {
+				r.names[string(k)] = row
+			}
+		}),
+		each(bucketKept, func(k, v []byte) {
+			var blobs []digest.Digest
+			if decodeRow(bucketKept, k, v, &blobs) == nil {
+				r.kept[digest.Digest(k)] = slices.DeleteFunc(blobs, func(d digest.Digest) bool { return checkDigest("blob", d) != nil })
+			}
+		}),
+		each(bucketLayers, func(k, _ []byte) {
+			if n := keyNumber(k); n != 0 {
+				if _, ok := r.layers[n]; !ok {
+					r.lost = append(r.lost, n)
+				}
+			}
+		}),
+		each(bucketManifests, func(k, _ []byte) { r.manifests[digest.Digest(k)] = true }),
+		each(bucketSignatures, func(k, _ []byte) { r.signatures = append(r.signatures, digest.Digest(k)) }))
 }
 
 func (c *checkRun) checkManifests() error {
@@ -125,7 +144,7 @@ func (c *checkRun) checkManifests() error {
 func (c *checkRun) checkNames() error {
 	for name, row := range c.rows.names {
 		if !c.rows.manifests[row.Top] {
-			c.found("missing", "manifest "+string(row.Top), "name %s stands for it", name)
+			c.found("missing", "manifest "+string(row.Top), "name %s stands for it; pull it again", name)
 		}
 		for _, d := range row.Records {
 			if _, ok := c.rows.records[d]; !ok {
@@ -157,12 +176,33 @@ func (c *checkRun) needLayers(who string, layers []uint64) {
 
 func (c *checkRun) checkLayers() error {
 	for n, row := range c.rows.layers {
-		if err := c.checkLayer(&row); err != nil && !c.layerGone(n) {
-			c.found(kindOf(err), fmt.Sprintf("layer %d", n), "index: %v", err)
+		err := c.checkLayer(&row)
+		if err == nil || c.layerGone(n) {
+			continue
+		}
+		f := c.found(kindOf(err), fmt.Sprintf("layer %d", n), "%v", err)
+		if !c.o.Repair || c.o.Mend == nil {
+			c.blind = true
+			continue
+		}
+		if c.settle(f, c.mendLayer(n)); !f.Done {
+			f.Problem += "; pull an image of it again"
 			c.blind = true
 		}
 	}
 	return nil
+}
+
+// mendLayer fetches what a layer's files are made from, and looks at the layer again.
+func (c *checkRun) mendLayer(n uint64) error {
+	if err := c.o.Mend(c.ctx, n); err != nil {
+		return err
+	}
+	row, err := c.s.Layer(n)
+	if err != nil {
+		return err
+	}
+	return c.checkLayer(row)
 }
 
 // layerGone says that gc was here since the index was read.
@@ -172,14 +212,24 @@ func (c *checkRun) layerGone(n uint64) bool {
 }
 
 func (c *checkRun) checkLayer(row *LayerRow) error {
-	if err := c.checkMapped(filepath.Join(layerRel(row.TOC, row.DiffID), indexFile), c.o.Index); err != nil || c.o.Objects == nil {
+	if err := c.s.LayerFiles(row); err != nil {
 		return err
 	}
-	refs, err := c.s.layerObjects(row.Number, c.o.Objects)
-	for _, ref := range refs {
-		c.checkRef(row, ref)
+	if err := c.checkMapped(filepath.Join(layerRel(row.TOC, row.DiffID), indexFile), c.o.Index); err != nil {
+		return fmt.Errorf("index: %w", err)
 	}
-	return err
+	if c.o.Objects == nil {
+		return nil
+	}
+	refs, err := c.s.layerObjects(row.Number, c.o.Objects)
+	if err != nil {
+		return fmt.Errorf("index: %w", err)
+	}
+	for i, ref := range refs {
+		c.checkRef(row, ref)
+		c.checkPartial(row, i, ref)
+	}
+	return nil
 }
 
 // checkRef looks at one object of one layer. Only the content of layers with a TOC can be fetched piece by piece.
@@ -202,7 +252,11 @@ func (c *checkRun) checkViews() error {
 			if _, gone := c.s.ViewChain(n); errors.Is(gone, ErrNotFound) {
 				continue
 			}
-			c.found(kindOf(err), name, "tree: %v", err)
+			f := c.found(kindOf(err), name, "tree: %v", err)
+			if c.o.Repair && c.o.Remake != nil {
+				_, err := c.o.Remake(c.ctx, row.chain())
+				c.settle(f, err)
+			}
 		}
 		c.needLayers(name, row.Layers)
 	}
@@ -228,7 +282,7 @@ func kindOf(err error) string {
 	return "corrupt"
 }
 
-// checkBlobs never removes one: the store cannot tell whether a blob can be fetched again.
+// checkBlobs removes a damaged one for a repair: pulling its image again brings it back.
 func (c *checkRun) checkBlobs() error {
 	if !c.o.Verify {
 		return nil
@@ -239,10 +293,25 @@ func (c *checkRun) checkBlobs() error {
 				if err := c.verifyFile(filepath.Join(rel, name), d); err != nil {
 					return err
 				}
+				c.dropBlob(rel, name)
 			}
 		}
 		return nil
 	})
+}
+
+// dropBlob removes the blob that the last finding is about, if it is. What needs it is incomplete until it is pulled again.
+func (c *checkRun) dropBlob(rel, name string) {
+	last := len(c.results) - 1
+	if !c.o.Repair || last < 0 || c.results[last].Object != filepath.Join(rel, name) {
+		return
+	}
+	f := &c.results[last]
+	if err := c.s.disk.remove(c.s.path(f.Object)); err != nil {
+		f.Problem += fmt.Sprintf("; not removed: %v", err)
+		return
+	}
+	f.Problem += "; removed: pull its image again"
 }
 
 func (c *checkRun) checkObjects() error {
@@ -307,13 +376,12 @@ func (c *checkRun) repairObject(d digest.Digest, rel, name string, f *Finding) {
 		f.Problem += "; kept, it is not known who needs it"
 		return
 	case needed && !again:
-		f.Problem += "; kept, it cannot be fetched again"
-		return
+		f.Problem += "; its image has to be pulled again"
 	}
 	path := c.s.path(filepath.Join(rel, name))
 	if err := errors.Join(c.s.unlinkObject(path), c.s.disk.syncDir(filepath.Dir(path))); err != nil {
 		f.Problem += fmt.Sprintf("; not removed: %v", err)
 		return
 	}
-	f.Done = true
+	f.Done = again || !needed
 }

@@ -119,7 +119,10 @@ func life(t *testing.T, root string, d *disk) (promises []promise, err error) {
 		{func() error { return fillOnce(s, f) }, has("filled object", func(s *Store) bool { return s.HasObject(f.key().Digest, f.key().Size) })},
 		{func() (err error) { view, err = s.PutView(Chain{Layers: []uint64{layer}}, []byte("tree")); return err },
 			has("view", func(s *Store) bool { _, there, _ := s.ViewByKey(Chain{Layers: []uint64{layer}}); return there })},
-		{func() (err error) { view, err = s.ReplaceView(view, []byte("tree again")); return err }, nil},
+		{func() (err error) {
+			view, err = s.ReplaceView(view, Chain{Layers: []uint64{layer}}, []byte("tree again"))
+			return err
+		}, nil},
 		{func() error {
 			im.record.Layers = []uint64{layer}
 			if err := s.PutBlob(context.Background(), lifeKept, reader("a layer's blob")); err != nil {

@@ -66,6 +66,9 @@ func (s *Store) GC(ctx context.Context, o GCOptions) ([]Finding, error) {
 			return g.results, fmt.Errorf("gc: %w", err)
 		}
 	}
+	for n, err := range g.marks.damaged {
+		g.found("corrupt", fmt.Sprintf("layer %d", n), fmt.Sprintf("nothing was kept for it, because %v; tocsin check --repair", err), 0)
+	}
 	return g.results, nil
 }
 
@@ -113,6 +116,10 @@ func (g *gcRun) sweepRows() error {
 		run = g.s.view
 	}
 	return g.settled(run, func(tx *bolt.Tx, r *roots) error {
+		if g.marks.unknown != nil {
+			g.found("kept", "index.db", fmt.Sprintf("all rows, and blobs, because %v; tocsin check --repair", g.marks.unknown), 0)
+			return nil
+		}
 		return errors.Join(g.forgetRecords(tx, r), g.forgetManifests(tx), g.forgetViews(tx, r), g.forgetLayers(tx, r))
 	})
 }
@@ -125,8 +132,8 @@ func (g *gcRun) delete(tx *bolt.Tx, bucket, key []byte) error {
 }
 
 func (g *gcRun) forgetRecords(tx *bolt.Tx, r *roots) error {
-	rows, err := allRows[Record](tx, bucketRecords)
-	for _, row := range rows {
+	var err error
+	for _, row := range goodRows[Record](tx, bucketRecords) {
 		if !r.records[row.Manifest] {
 			g.found("garbage", "record "+string(row.Manifest), "no name", 0)
 			err = errors.Join(err, g.delete(tx, bucketRecords, []byte(row.Manifest)))
@@ -151,8 +158,8 @@ func (g *gcRun) forgetManifests(tx *bolt.Tx) error {
 }
 
 func (g *gcRun) forgetViews(tx *bolt.Tx, r *roots) error {
-	rows, err := allRows[viewRow](tx, bucketViews)
-	for _, row := range rows {
+	var err error
+	for _, row := range goodRows[viewRow](tx, bucketViews) {
 		if r.views[row.Number] {
 			continue
 		}
@@ -167,8 +174,8 @@ func (g *gcRun) forgetViews(tx *bolt.Tx, r *roots) error {
 }
 
 func (g *gcRun) forgetLayers(tx *bolt.Tx, r *roots) error {
-	rows, err := allRows[LayerRow](tx, bucketLayers)
-	for _, row := range rows {
+	var err error
+	for _, row := range goodRows[LayerRow](tx, bucketLayers) {
 		if r.layers[row.Number] {
 			continue
 		}

@@ -207,15 +207,25 @@ func TestGCKeepsViewThatDaemonHolds(t *testing.T) {
 	}
 }
 
-// A layer whose index cannot be read might need any object.
+// A layer whose index cannot be read might need any object. What is in use keeps them all; what is not and has a source
+// keeps none.
 func TestGCBlind(t *testing.T) {
 	s, _, _ := gcStore(t)
-	path := s.path(layerRel(digest.FromString("kept"), "") + "/" + indexFile)
+	kept := digest.FromString("kept")
+	path := s.path(layerRel(kept, "") + "/" + indexFile)
 	ok(t, os.Chmod(path, 0o600))
 	ok(t, os.WriteFile(path, []byte("rot"), 0o600))
+	n := must[*LayerRow](t)(s.LayerByTOC(kept)).Number
+	ok(t, s.AddSource(n, src("a")))
+	ok(t, s.Pin("mount/x", PinTarget{Layers: []uint64{n}}, PinOptions{}))
 	must[[]Finding](t)(s.GC(context.Background(), GCOptions{Grace: -1, Objects: testObjects}))
 	if !hasObject(s, "kept") || !hasObject(s, "orphan") {
-		t.Fatal("objects went although a layer could not be read")
+		t.Fatal("objects went although a layer in use could not be read")
+	}
+	ok(t, s.Unpin("mount/x"))
+	found := must[[]Finding](t)(s.GC(context.Background(), GCOptions{Grace: -1, Objects: testObjects}))
+	if hasObject(s, "orphan") || !slices.ContainsFunc(found, func(f Finding) bool { return f.Kind == "corrupt" }) {
+		t.Fatalf("a damaged layer that nobody uses keeps objects, or is not reported: %+v", found)
 	}
 	if exists(s.path(layerRel(digest.FromString("dead"), ""))) {
 		t.Fatal("what needs no objects may go")

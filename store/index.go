@@ -69,8 +69,11 @@ func (s *Store) readSchema(path string) (v string, err error) {
 			if meta == nil {
 				return fmt.Errorf("index.db: %w: none", ErrSchema)
 			}
-			v = string(meta.Get(keySchema))
-			return nil
+			if v = string(meta.Get(keySchema)); v != fmt.Sprint(schemaVersion) {
+				return nil
+			}
+			_, err := identityOf(tx)
+			return err
 		})
 	})
 	return v, err

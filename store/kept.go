@@ -33,7 +33,7 @@ func (s *Store) putKept(tx *bolt.Tx, d digest.Digest, blobs []digest.Digest) err
 		return fmt.Errorf("blobs of manifest %s: %w", d, ErrNotFound)
 	}
 	var all []digest.Digest
-	if _, err := getJSON(tx, bucketKept, []byte(d), &all); err != nil {
+	if _, err := getOld(tx, bucketKept, []byte(d), &all); err != nil {
 		return err
 	}
 	for _, b := range blobs {

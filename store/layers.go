@@ -50,6 +50,11 @@ type LayerRow struct {
 	DiffID digest.Digest    // of the tar that was rebuilt from the layer, whoever asked for it; "" if none was
 	NoTar  string           `json:",omitempty"` // why none can be: files and tar-split do not fit together
 	TOCRef *manifest.TOCRef // where TOC and tar-split lie in the blob; nil for a layer taken from a tar
+	// IndexDigest and SplitDigest are of the files at rest. "" in a row of an older program, whose files are believed as
+	// far as their own checksums go, and SplitDigest where there is no tar-split.
+	IndexDigest digest.Digest `json:",omitempty"`
+	SplitDigest digest.Digest `json:",omitempty"`
+	NoSplit     bool          `json:",omitempty"` // the TOC names no tar-split, whatever an image says
 	// Sources are in the order they became known, each host, repository and blob once.
 	Sources []Source
 	// Quarantined is true when there are sources and each is in quarantine or was: what is missing of the layer is denied
@@ -119,31 +124,42 @@ func (s *Store) Layers() ([]LayerRow, error) {
 }
 
 // PutLayer keeps a layer index, and the raw tar-split if there is one, and then the row, whose Number it gives back.
-// A layer that is already there keeps its number and files and gets the sources and the diffID of row, and a tar-split
-// if it had none. ErrConflict if another diffID was verified.
+// A layer that is already there keeps its number and gets the sources and the diffID of row. Its files stay, unless they
+// are damaged or missing; a tar-split is added if it had none. ErrConflict if another diffID was verified.
 func (s *Store) PutLayer(row LayerRow, index, tarSplit []byte) (uint64, error) {
 	if err := checkLayer(&row); err != nil {
 		return 0, err
 	}
-	dir := s.path(layerRel(row.TOC, row.DiffID))
-	whole := func() bool {
-		return exists(filepath.Join(dir, indexFile)) && (tarSplit == nil || exists(filepath.Join(dir, tarSplitFile)))
+	row.IndexDigest, row.SplitDigest = digest.FromBytes(index), ""
+	if tarSplit != nil {
+		row.SplitDigest = digest.FromBytes(tarSplit)
 	}
+	dir := s.path(layerRel(row.TOC, row.DiffID))
 	for {
-		if !whole() || !s.hasLayer(&row) {
-			err := s.writeLayer(dir, index, tarSplit)
-			if notExist(err) {
-				continue // gc took the directory of a row that had just gone
-			}
-			if err != nil {
-				return 0, fmt.Errorf("put layer %s: %w", filepath.Base(dir), err)
-			}
+		changed, err := s.writeLayer(dir, &row, index, tarSplit)
+		if notExist(err) {
+			continue // gc took the directory of a row that had just gone
 		}
-		n, err := s.putLayerRow(row, whole)
+		if err != nil {
+			return 0, fmt.Errorf("put layer %s: %w", filepath.Base(dir), err)
+		}
+		n, err := s.putLayerRow(row, dir, changed)
 		if !errors.Is(err, errGone) {
 			return n, err
 		}
 	}
+}
+
+// keepsIndex says that the layer of row has an index that is what its row says, and takes over the digest: other numbers
+// of the same contents, as another version's might be, would make its views wrong.
+func (s *Store) keepsIndex(row *LayerRow) bool {
+	bucket, key := layerKey(row)
+	have, err := s.layerBy(bucket, "key", digest.Digest(key))
+	if err != nil || have.IndexDigest == "" || fileIs(s.path(filepath.Join(layerRel(row.TOC, row.DiffID), indexFile)), have.IndexDigest) != nil {
+		return false
+	}
+	row.IndexDigest = have.IndexDigest
+	return true
 }
 
 // errGone says that gc took files between their writing and their row.
@@ -176,52 +192,48 @@ func layerKey(row *LayerRow) (bucket, key []byte) {
 	return bucketLayerTar, []byte(row.DiffID)
 }
 
-func (s *Store) hasLayer(row *LayerRow) bool {
-	bucket, key := layerKey(row)
-	_, err := s.layerBy(bucket, "key", digest.Digest(key))
-	return err == nil
-}
-
-// writeLayer writes the index last: a directory with an index is whole.
-func (s *Store) writeLayer(dir string, index, tarSplit []byte) error {
+// writeLayer writes the files that are not there as row says, the index last: a directory with an index is whole. A
+// tar-split that is there stays: it is of the same layer, and another process may have put it.
+func (s *Store) writeLayer(dir string, row *LayerRow, index, tarSplit []byte) (indexChanged bool, err error) {
 	split := filepath.Join(dir, tarSplitFile)
-	if tarSplit == nil {
-		if exists(split) {
-			if err := s.disk.remove(split); err != nil {
-				return err
-			}
+	if tarSplit != nil && fileIs(split, row.SplitDigest) != nil {
+		if err := s.disk.write(split, 0o444, fillBytes(tarSplit)); err != nil {
+			return false, err
 		}
-	} else if err := s.disk.write(split, 0o444, fillBytes(tarSplit)); err != nil {
-		return err
 	}
-	return s.disk.write(filepath.Join(dir, indexFile), 0o444, fillBytes(index))
+	file := filepath.Join(dir, indexFile)
+	if s.keepsIndex(row) || fileIs(file, row.IndexDigest) == nil {
+		return false, nil
+	}
+	return true, s.disk.write(file, 0o444, fillBytes(index))
 }
 
-func (s *Store) putLayerRow(row LayerRow, whole func() bool) (n uint64, err error) {
+func (s *Store) putLayerRow(row LayerRow, dir string, indexChanged bool) (n uint64, err error) {
 	err = s.update(func(tx *bolt.Tx) error {
-		if !whole() {
+		if !exists(filepath.Join(dir, indexFile)) || row.SplitDigest != "" && !exists(filepath.Join(dir, tarSplitFile)) {
 			return errGone
 		}
 		bucket, key := layerKey(&row)
-		if old := tx.Bucket(bucket).Get(key); old != nil {
-			n = keyNumber(old)
-			var have LayerRow
-			if err := getLayer(tx, n, &have); err != nil {
-				return err
-			}
-			if err := have.merge(&row); err != nil {
-				return err
-			}
-			return putJSON(tx, bucketLayers, numberKey(n), &have)
-		}
-		if n, err = tx.Bucket(bucketLayers).NextSequence(); err != nil {
+		have, err := ownLayer(tx, bucket, key)
+		if err != nil {
 			return err
 		}
-		row.Number, row.Created = n, s.now()
-		sources := row.Sources
-		row.Sources = nil
-		row.addSources(sources)
-		if err := putJSON(tx, bucketLayers, numberKey(n), &row); err != nil {
+		if have == nil {
+			have = &LayerRow{TOC: row.TOC, TOCRef: row.TOCRef, NoTar: row.NoTar, Created: s.now()}
+			if have.Number, err = tx.Bucket(bucketLayers).NextSequence(); err != nil {
+				return err
+			}
+		}
+		n = have.Number
+		if have.IndexDigest != row.IndexDigest && (indexChanged || have.IndexDigest != "") {
+			if err := dropViewsOf(tx, n); err != nil {
+				return err
+			}
+		}
+		if err := have.merge(&row); err != nil {
+			return err
+		}
+		if err := putJSON(tx, bucketLayers, numberKey(n), have); err != nil {
 			return err
 		}
 		return tx.Bucket(bucket).Put(key, numberKey(n))
@@ -229,19 +241,31 @@ func (s *Store) putLayerRow(row LayerRow, whole func() bool) (n uint64, err erro
 	return n, err
 }
 
-// ReplaceLayer writes the files of layer n again, because Check found them damaged. Mappings of the old ones stay valid.
-func (s *Store) ReplaceLayer(n uint64, index, tarSplit []byte) error {
-	dir, err := s.layerDir(n)
-	if err != nil {
-		return err
+// ownLayer gives the row that a key leads to, nil if there is none that is of that key and can be read.
+func ownLayer(tx *bolt.Tx, bucket, key []byte) (*LayerRow, error) {
+	n := keyNumber(tx.Bucket(bucket).Get(key))
+	if n == 0 {
+		return nil, nil
 	}
-	if err := s.writeLayer(dir, index, tarSplit); err != nil {
-		return fmt.Errorf("replace layer %d: %w", n, err)
+	var have LayerRow
+	err := getLayer(tx, n, &have)
+	if errors.Is(err, ErrCorrupt) || errors.Is(err, ErrNotFound) {
+		return nil, nil
 	}
-	return nil
+	if _, is := layerKey(&have); err == nil && string(is) != string(key) {
+		return nil, nil
+	}
+	return &have, err
 }
 
 func (row *LayerRow) merge(more *LayerRow) error {
+	row.IndexDigest, row.NoSplit = more.IndexDigest, row.NoSplit || more.NoSplit
+	if more.SplitDigest != "" {
+		row.SplitDigest = more.SplitDigest
+	}
+	if row.TOCRef == nil || more.SplitDigest != "" && row.TOCRef.TarSplit.Len == 0 {
+		row.TOCRef = more.TOCRef
+	}
 	row.addSources(more.Sources)
 	if more.DiffID == "" {
 		return nil
@@ -352,8 +376,22 @@ func (s *Store) editLayer(n uint64, edit func(row *LayerRow) error) error {
 	})
 }
 
-// LayerIndex maps the layer index of layer n. The caller closes it. ErrNotFound.
+// LayerIndex maps the layer index of layer n. The caller closes it. ErrNotFound, ErrCorrupt if it is not what was kept.
 func (s *Store) LayerIndex(n uint64) (*Mapped, error) {
+	row, err := s.Layer(n)
+	if err != nil {
+		return nil, err
+	}
+	m, err := mapFile(s.path(filepath.Join(layerRel(row.TOC, row.DiffID), indexFile)))
+	if err == nil && row.IndexDigest != "" && digest.FromBytes(m.Bytes()) != row.IndexDigest {
+		m.Close()
+		return nil, fmt.Errorf("index: %w", ErrCorrupt)
+	}
+	return m, err
+}
+
+// mapIndex maps a layer's index without comparing it, also that of a layer whose row cannot be read.
+func (s *Store) mapIndex(n uint64) (*Mapped, error) {
 	dir, err := s.layerDir(n)
 	if err != nil {
 		return nil, err
@@ -361,25 +399,58 @@ func (s *Store) LayerIndex(n uint64) (*Mapped, error) {
 	return mapFile(filepath.Join(dir, indexFile))
 }
 
-// TarSplit gives the raw tar-split of layer n. ErrNotFound if it has none.
+// TarSplit gives the raw tar-split of layer n. ErrNotFound if it has none, ErrCorrupt if it is not what was kept.
 func (s *Store) TarSplit(n uint64) ([]byte, error) {
-	dir, err := s.layerDir(n)
+	row, err := s.Layer(n)
 	if err != nil {
 		return nil, err
 	}
-	b, err := os.ReadFile(filepath.Join(dir, tarSplitFile))
-	if notExist(err) {
+	b, err := os.ReadFile(s.path(filepath.Join(layerRel(row.TOC, row.DiffID), tarSplitFile)))
+	switch {
+	case notExist(err) && row.SplitDigest != "":
+		return nil, fmt.Errorf("tar-split of layer %d: %w: it is missing", n, ErrCorrupt)
+	case notExist(err):
 		return nil, fmt.Errorf("tar-split of layer %d: %w", n, ErrNotFound)
+	case err == nil && row.SplitDigest != "" && digest.FromBytes(b) != row.SplitDigest:
+		return nil, fmt.Errorf("tar-split of layer %d: %w", n, ErrCorrupt)
 	}
 	return b, err
 }
 
-func (s *Store) layerDir(n uint64) (string, error) {
-	row, err := s.Layer(n)
-	if err != nil {
-		return "", err
+// layerDir finds the directory of a layer, also of one whose row cannot be read.
+func (s *Store) layerDir(n uint64) (dir string, err error) {
+	err = s.view(func(tx *bolt.Tx) error {
+		var row LayerRow
+		err := getLayer(tx, n, &row)
+		if errors.Is(err, ErrCorrupt) {
+			if again := layerFromKeys(tx, n); again != nil {
+				row, err = *again, nil
+			}
+		}
+		if err == nil {
+			dir = s.path(layerRel(row.TOC, row.DiffID))
+		}
+		return err
+	})
+	return dir, err
+}
+
+// layerFromKeys makes of the key that leads to layer n what its row must at least say; nil if none does.
+func layerFromKeys(tx *bolt.Tx, n uint64) (row *LayerRow) {
+	for _, bucket := range [][]byte{bucketLayerTOC, bucketLayerTar} {
+		c := tx.Bucket(bucket).Cursor()
+		for k, v := c.First(); k != nil; k, v = c.Next() {
+			d := digest.Digest(k)
+			if keyNumber(v) != n || checkDigest("layer", d) != nil {
+				continue
+			}
+			if string(bucket) == string(bucketLayerTOC) {
+				return &LayerRow{Number: n, TOC: d}
+			}
+			return &LayerRow{Number: n, DiffID: d}
+		}
 	}
-	return s.path(layerRel(row.TOC, row.DiffID)), nil
+	return nil
 }
 
 func getLayer(tx *bolt.Tx, n uint64, row *LayerRow) error {

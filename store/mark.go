@@ -27,33 +27,55 @@ type roots struct {
 	objects   map[digest.Digest]bool
 	views     map[uint64]bool
 	layers    map[uint64]bool
+	pinned    map[uint64]bool                   // layers that a live pin holds, or shows
+	unknown   error                             // a row that cannot be read: everything may be reached from it
 	kept      map[digest.Digest][]digest.Digest // by manifest; roots if the manifest is reached
 }
 
 // readRoots follows the rows of the index, which is quick, and leaves the contents to marks.
 func (s *Store) readRoots(tx *bolt.Tx, cutoff time.Time) (*roots, error) {
 	r := &roots{map[digest.Digest]bool{}, map[digest.Digest]bool{}, map[digest.Digest]bool{}, map[digest.Digest]bool{},
-		map[uint64]bool{}, map[uint64]bool{}, nil}
-	names, err := allNames(tx)
-	if err != nil {
+		map[uint64]bool{}, map[uint64]bool{}, map[uint64]bool{}, nil, nil}
+	var rows checkRows
+	if err := rows.read(tx); err != nil {
 		return nil, err
 	}
-	if r.kept, err = allKept(tx); err != nil {
-		return nil, err
-	}
-	for _, row := range names {
+	r.kept = rows.kept
+	for _, row := range rows.names {
 		r.manifests[row.Top] = true
 		set(r.records, row.Records)
 	}
-	err = s.eachPin(tx, func(_ string, row *pinRow, live bool) {
+	if bad := badRows(tx); len(bad) > 0 {
+		r.addAll(&rows, bad[0].err)
+	}
+	err := s.eachPin(tx, func(_ string, row *pinRow, live bool) {
 		if live {
 			r.addTarget(&row.Target)
 		}
 	})
-	if err != nil {
+	if err != nil && !errors.Is(err, ErrCorrupt) {
 		return nil, err
 	}
 	return r, errors.Join(r.addRecords(tx, cutoff), r.addManifests(tx, cutoff), r.addViews(tx, cutoff), r.addLayers(tx, cutoff))
+}
+
+// addAll keeps everything that the index names, because a row of it cannot be read. What it does not name, such as
+// contents that no layer has, may go all the same.
+func (r *roots) addAll(rows *checkRows, why error) {
+	r.unknown = why
+	for d := range rows.records {
+		r.records[d] = true
+	}
+	for d := range rows.manifests {
+		r.manifests[d] = true
+	}
+	for n := range rows.views {
+		r.views[n] = true
+	}
+	for n := range rows.layers {
+		r.layers[n] = true
+	}
+	set(r.layers, rows.lost)
 }
 
 func set[K comparable](m map[K]bool, keys []K) {
@@ -64,6 +86,7 @@ func set[K comparable](m map[K]bool, keys []K) {
 
 func (r *roots) addTarget(t *PinTarget) {
 	set(r.layers, t.Layers)
+	set(r.pinned, t.Layers)
 	set(r.views, t.Views)
 	set(r.manifests, t.Manifests)
 	set(r.blobs, t.Blobs)
@@ -71,8 +94,7 @@ func (r *roots) addTarget(t *PinTarget) {
 }
 
 func (r *roots) addRecords(tx *bolt.Tx, cutoff time.Time) error {
-	rows, err := allRows[Record](tx, bucketRecords)
-	for _, row := range rows {
+	for _, row := range goodRows[Record](tx, bucketRecords) {
 		if !r.records[row.Manifest] && !young(row.Created, cutoff) {
 			continue
 		}
@@ -84,7 +106,7 @@ func (r *roots) addRecords(tx *bolt.Tx, cutoff time.Time) error {
 		r.blobs[row.Config] = true
 		set(r.layers, row.Layers)
 	}
-	return err
+	return nil
 }
 
 func (r *roots) addManifests(tx *bolt.Tx, cutoff time.Time) error {
@@ -97,24 +119,25 @@ func (r *roots) addManifests(tx *bolt.Tx, cutoff time.Time) error {
 }
 
 func (r *roots) addViews(tx *bolt.Tx, cutoff time.Time) error {
-	rows, err := allRows[viewRow](tx, bucketViews)
-	for _, row := range rows {
+	for _, row := range goodRows[viewRow](tx, bucketViews) {
+		if r.views[row.Number] { // so far these are those of pins
+			set(r.pinned, row.Layers)
+		}
 		if r.views[row.Number] || young(row.Created, cutoff) {
 			r.views[row.Number] = true
 			set(r.layers, row.Layers)
 		}
 	}
-	return err
+	return nil
 }
 
 func (r *roots) addLayers(tx *bolt.Tx, cutoff time.Time) error {
-	rows, err := allRows[LayerRow](tx, bucketLayers)
-	for _, row := range rows {
+	for _, row := range goodRows[LayerRow](tx, bucketLayers) {
 		if young(row.Created, cutoff) {
 			r.layers[row.Number] = true
 		}
 	}
-	return err
+	return nil
 }
 
 // fileMark stands for a path below the root in 32 bytes: there may be millions.
@@ -129,13 +152,19 @@ type marks struct {
 	manifests map[digest.Digest]bool // false: reached, but not here when it was
 	layers    map[uint64]bool
 	files     map[fileMark]struct{}
-	// blind is why the objects of some layer are not known; then no object may go.
+	// damaged are layers whose index cannot be read, so that nobody knows which objects they have, and why. What only they
+	// have can be fetched again, so it is not kept for them.
+	damaged map[uint64]error
+	// blind is why the objects of some layer are not known that is in use, or that nothing brings back; then no object
+	// may go.
 	blind error
+	// unknown is why it is not known what the index names: then no row and no blob may go.
+	unknown error
 }
 
 func newMarks(s *Store, objectsOf func([]byte) ([]ObjectRef, error)) *marks {
 	return &marks{s: s, objectsOf: objectsOf, manifests: map[digest.Digest]bool{}, layers: map[uint64]bool{},
-		files: map[fileMark]struct{}{}}
+		files: map[fileMark]struct{}{}, damaged: map[uint64]error{}}
 }
 
 func (m *marks) has(rel string) bool {
@@ -154,7 +183,7 @@ func (m *marks) covers(tx *bolt.Tx, r *roots) bool {
 		}
 	}
 	for n := range r.layers {
-		if !m.layers[n] {
+		if !m.layers[n] || r.pinned[n] && m.damaged[n] != nil {
 			return false
 		}
 	}
@@ -178,6 +207,9 @@ func (m *marks) covers(tx *bolt.Tx, r *roots) bool {
 
 // add follows r into manifests and layer indexes. No transaction is open.
 func (m *marks) add(r *roots) error {
+	if m.unknown == nil {
+		m.unknown = r.unknown
+	}
 	for d := range r.blobs {
 		m.keep(blobRel(d))
 	}
@@ -201,6 +233,10 @@ func (m *marks) add(r *roots) error {
 			m.layers[n] = true
 			m.addLayer(n)
 		}
+		if err := m.damaged[n]; err != nil && (r.pinned[n] || !m.s.refetchable(n)) {
+			m.blind = errors.Join(m.blind, err)
+			delete(m.damaged, n)
+		}
 	}
 	return nil
 }
@@ -218,7 +254,9 @@ func (m *marks) addManifest(d digest.Digest) error {
 		return nil
 	}
 	if err != nil {
-		return err
+		m.manifests[d] = true
+		m.unknown = errors.Join(m.unknown, err)
+		return nil //nolint:nilerr // what a damaged manifest names is not known, so all that could be is kept
 	}
 	m.manifests[d] = true
 	if list, err := manifest.ParseList(raw, mediaType); err == nil {
@@ -246,7 +284,7 @@ func (m *marks) addLayer(n uint64) {
 	}
 	refs, err := m.s.layerObjects(n, m.objectsOf)
 	if err != nil {
-		m.blind = errors.Join(m.blind, fmt.Errorf("objects of layer %d: %w", n, err))
+		m.damaged[n] = fmt.Errorf("objects of layer %d: %w", n, err)
 		return
 	}
 	for _, ref := range refs {
@@ -255,9 +293,15 @@ func (m *marks) addLayer(n uint64) {
 	}
 }
 
+// refetchable says whether a layer has a source, from which its index and its content come back.
+func (s *Store) refetchable(n uint64) bool {
+	row, err := s.Layer(n)
+	return err == nil && row.TOC != "" && len(row.Sources) > 0
+}
+
 // layerObjects asks the caller, who knows the format, what a layer's index names. Digests it gives are valid.
 func (s *Store) layerObjects(n uint64, objectsOf func([]byte) ([]ObjectRef, error)) ([]ObjectRef, error) {
-	index, err := s.LayerIndex(n)
+	index, err := s.mapIndex(n)
 	if err != nil {
 		return nil, err
 	}

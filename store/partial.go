@@ -320,7 +320,7 @@ func (u *untilDone) Read(b []byte) (int, error) {
 func (p *Partial) unmarkRot() error {
 	rotten := 0
 	for i := range p.n {
-		if p.recheck(i) {
+		if !p.Has(i) || p.recheck(i) {
 			continue
 		}
 		rotten++

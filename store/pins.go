@@ -112,12 +112,15 @@ func (s *Store) Pins(prefix string) ([]PinInfo, error) {
 	return pins, err
 }
 
+// eachPin calls fn for every pin that can be read, and returns ErrCorrupt for those that cannot.
 func (s *Store) eachPin(tx *bolt.Tx, fn func(id string, row *pinRow, live bool)) error {
 	now, locks := s.now(), map[string]bool{}
-	return tx.Bucket(bucketPins).ForEach(func(k, _ []byte) error {
+	var bad error
+	err := tx.Bucket(bucketPins).ForEach(func(k, v []byte) error {
 		var row pinRow
-		if _, err := getJSON(tx, bucketPins, k, &row); err != nil {
-			return err
+		if err := decodeRow(bucketPins, k, v, &row); err != nil {
+			bad = errors.Join(bad, err)
+			return nil
 		}
 		live := row.Expires.IsZero() || now.Before(row.Expires)
 		if live && row.Lock != "" {
@@ -131,6 +134,7 @@ func (s *Store) eachPin(tx *bolt.Tx, fn func(id string, row *pinRow, live bool))
 		fn(string(k), &row, live)
 		return nil
 	})
+	return errors.Join(err, bad)
 }
 
 // lockHeld asks the kernel whether the process behind a lock file lives. In doubt it does.
@@ -176,6 +180,9 @@ func (s *Store) dropDeadPins() error {
 				dead = append(dead, id)
 			}
 		})
+		if errors.Is(err, ErrCorrupt) { // what such a pin holds is kept, see readRoots
+			err = nil
+		}
 		for _, id := range dead {
 			err = errors.Join(err, tx.Bucket(bucketPins).Delete([]byte(id)))
 		}

@@ -147,7 +147,7 @@ func (s *Store) putRecord(tx *bolt.Tx, r Record, now time.Time) error {
 		}
 	}
 	var old Record
-	ok, err := getJSON(tx, bucketRecords, []byte(r.Manifest), &old)
+	ok, err := getOld(tx, bucketRecords, []byte(r.Manifest), &old)
 	if err != nil {
 		return err
 	}
@@ -171,7 +171,7 @@ func putName(tx *bolt.Tx, c *Commit) error {
 		return fmt.Errorf("manifest %s: %w", c.Top, ErrNotFound)
 	}
 	var row nameRow
-	if _, err := getJSON(tx, bucketNames, []byte(c.Name), &row); err != nil {
+	if _, err := getOld(tx, bucketNames, []byte(c.Name), &row); err != nil {
 		return err
 	}
 	row.move(c)

@@ -3,6 +3,7 @@ package store
 import (
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -22,12 +23,29 @@ func getJSON(tx *bolt.Tx, bucket, key []byte, row any) (bool, error) {
 	return true, decodeRow(bucket, key, v, row)
 }
 
+// getOld is getJSON for a row that is about to be written again: one that cannot be read is as good as none.
+func getOld(tx *bolt.Tx, bucket, key []byte, row any) (bool, error) {
+	ok, err := getJSON(tx, bucket, key, row)
+	if errors.Is(err, ErrCorrupt) {
+		return false, nil
+	}
+	return ok, err
+}
+
 func putJSON(tx *bolt.Tx, bucket, key []byte, row any) error {
+	v, err := encodeRow(bucket, key, row)
+	if err != nil {
+		return err
+	}
+	return tx.Bucket(bucket).Put(key, v)
+}
+
+func encodeRow(bucket, key []byte, row any) ([]byte, error) {
 	v, err := json.Marshal(row)
 	if err != nil {
-		return fmt.Errorf("index row %s/%q: %w", bucket, key, err)
+		return nil, fmt.Errorf("index row %s/%q: %w", bucket, key, err)
 	}
-	return tx.Bucket(bucket).Put(key, binary.BigEndian.AppendUint32(v, sumRow(bucket, key, v)))
+	return binary.BigEndian.AppendUint32(v, sumRow(bucket, key, v)), nil
 }
 
 func decodeRow(bucket, key, v []byte, row any) error {

@@ -38,7 +38,7 @@ func (s *Store) PutSame(a, b digest.Digest) error {
 
 func addSame(tx *bolt.Tx, key, other digest.Digest) error {
 	row := make(map[digest.Algorithm]digest.Digest)
-	if _, err := getJSON(tx, bucketSame, []byte(key), &row); err != nil {
+	if _, err := getOld(tx, bucketSame, []byte(key), &row); err != nil {
 		return err
 	}
 	if have, ok := row[other.Algorithm()]; ok && have != other {

@@ -52,6 +52,19 @@ func Open(root string, o *Options) (*Store, error) {
 }
 
 func open(root string, o *Options, d *disk, boot string) (*Store, error) {
+	s, err := prepare(root, o, d)
+	if err != nil {
+		return nil, err
+	}
+	s.boot = boot
+	if err := s.initIndex(); err != nil {
+		return nil, fmt.Errorf("open store %s: %w", s.root, err)
+	}
+	return s, nil
+}
+
+// prepare makes the directories of a store, and not its index.
+func prepare(root string, o *Options, d *disk) (*Store, error) {
 	if o == nil {
 		o = &Options{}
 	}
@@ -59,7 +72,7 @@ func open(root string, o *Options, d *disk, boot string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", root, err)
 	}
-	s := &Store{root: abs, disk: d, boot: boot, lockTimeout: o.LockTimeout, log: o.Logger, now: time.Now, smallBatch: defaultSmallBatch}
+	s := &Store{root: abs, disk: d, lockTimeout: o.LockTimeout, log: o.Logger, now: time.Now, smallBatch: defaultSmallBatch}
 	if s.lockTimeout <= 0 {
 		s.lockTimeout = DefaultLockTimeout
 	}
@@ -73,9 +86,6 @@ func open(root string, o *Options, d *disk, boot string) (*Store, error) {
 		if err := d.mkdir(s.path(dir)); err != nil {
 			return nil, fmt.Errorf("open store %s: %w", abs, err)
 		}
-	}
-	if err := s.initIndex(); err != nil {
-		return nil, fmt.Errorf("open store %s: %w", abs, err)
 	}
 	return s, nil
 }

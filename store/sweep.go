@@ -111,6 +111,9 @@ func (s *Store) dirSize(rel string) (size int64) {
 
 // sweepBlobs goes through blobs/<algo>.
 func (g *gcRun) sweepBlobs() error {
+	if g.marks.unknown != nil {
+		return nil
+	}
 	return g.eachDir("blobs", 1, func(rel string, names []string) error {
 		return g.sweepFiles(rel, names, func(name string) bool {
 			d := digestOf(filepath.Base(rel), name)
@@ -138,7 +141,7 @@ func (g *gcRun) skipObjects() bool {
 		return true
 	}
 	if g.marks.blind != nil {
-		g.found("kept", "objects", fmt.Sprintf("all, because %v", g.marks.blind), 0)
+		g.found("kept", "objects", fmt.Sprintf("all, because %v; tocsin check --repair", g.marks.blind), 0)
 	}
 	return g.marks.blind != nil
 }

@@ -72,18 +72,18 @@ func (s *Store) PutView(c Chain, tree []byte) (uint64, error) {
 	return s.putView(c, tree, 0)
 }
 
-// ReplaceView gives the chain of view old a new number with a new tree, because a tree that was shown to a kernel is
-// never rewritten. The old view stays readable until gc finds it unpinned.
-func (s *Store) ReplaceView(old uint64, tree []byte) (uint64, error) {
-	c, err := s.ViewChain(old)
-	if err != nil {
-		return 0, err
-	}
+// ReplaceView gives a chain whose view old is damaged a new number with a new tree, because a tree that was shown to a
+// kernel is never rewritten. The old number is ErrNotFound from then on.
+func (s *Store) ReplaceView(old uint64, c Chain, tree []byte) (uint64, error) {
 	return s.putView(c, tree, old)
 }
 
 func (s *Store) putView(c Chain, tree []byte, replaced uint64) (uint64, error) {
-	if n, ok, err := s.ViewByKey(c); err != nil || ok && n != replaced {
+	n, ok, err := s.ViewByKey(c)
+	switch {
+	case errors.Is(err, ErrCorrupt):
+		replaced = n
+	case err != nil || ok && n != replaced:
 		return n, err
 	}
 	for {
@@ -135,12 +135,56 @@ func (s *Store) putViewRow(row viewRow, path string, replaced uint64) (n uint64,
 			}
 		}
 		n = row.Number
+		if err := forgetView(tx, replaced, row.chain()); err != nil {
+			return err
+		}
 		if err := putJSON(tx, bucketViews, numberKey(n), &row); err != nil {
 			return err
 		}
 		return tx.Bucket(bucketViewKeys).Put(key, numberKey(n))
 	})
 	return n, err
+}
+
+// forgetView drops the row of a damaged view, unless it is another chain's.
+func forgetView(tx *bolt.Tx, n uint64, c Chain) error {
+	var row viewRow
+	ok, err := getJSON(tx, bucketViews, numberKey(n), &row)
+	if err == nil && (!ok || string(row.chain().key()) != string(c.key())) {
+		return nil
+	}
+	return tx.Bucket(bucketViews).Delete(numberKey(n))
+}
+
+// dropViewsOf drops the rows of every view that shows layer n, whose index has become another: a view says by number
+// which of the index's contents a file has.
+func dropViewsOf(tx *bolt.Tx, n uint64) error {
+	var gone [][]byte
+	err := tx.Bucket(bucketViews).ForEach(func(k, v []byte) error {
+		var row viewRow
+		if decodeRow(bucketViews, k, v, &row) == nil && slices.Contains(row.Layers, n) {
+			gone = append(gone, slices.Clone(k))
+			return nil
+		}
+		return nil
+	})
+	for _, k := range gone {
+		err = errors.Join(err, tx.Bucket(bucketViews).Delete(k))
+	}
+	if len(gone) == 0 {
+		return err
+	}
+	var keys [][]byte
+	err = errors.Join(err, tx.Bucket(bucketViewKeys).ForEach(func(k, v []byte) error {
+		if slices.ContainsFunc(gone, func(g []byte) bool { return string(g) == string(v) }) {
+			keys = append(keys, slices.Clone(k))
+		}
+		return nil
+	}))
+	for _, k := range keys {
+		err = errors.Join(err, tx.Bucket(bucketViewKeys).Delete(k))
+	}
+	return err
 }
 
 // View maps the tree of view n. The caller closes it. ErrNotFound; ErrConflict for one that was denied.

@@ -37,8 +37,9 @@ func (l *Layer) Number() uint64 { return l.n }
 func (l *Layer) Index() *chunked.Index { return l.index }
 
 // AddLayer makes a layer known and returns its number. A layer whose TOC
-// digest is known costs no request: spec.Source is merged into its row. Else
-// TOC and tar-split are fetched from src in one call, verified, and kept.
+// digest is known and whose files are whole costs no request: spec.Source is
+// merged into its row. Else TOC and tar-split are fetched from src in one call,
+// verified, and kept.
 // src also serves the layer's content from now on, in this process.
 func (p *Pool) AddLayer(ctx context.Context, spec LayerSpec, src Source) (uint64, error) {
 	if spec.TOC == nil {
@@ -47,12 +48,9 @@ func (p *Pool) AddLayer(ctx context.Context, spec LayerSpec, src Source) (uint64
 	mine := false
 	add := func() (uint64, error) {
 		mine = true
-		row, err := p.st.LayerByTOC(spec.TOC.Digest)
-		if err == nil {
-			return row.Number, nil
-		}
+		n, err := p.known(spec)
 		if !errors.Is(err, store.ErrNotFound) {
-			return 0, err
+			return n, err
 		}
 		return p.fetchLayer(spec, src)
 	}
@@ -107,7 +105,7 @@ func (p *Pool) fetchLayer(spec LayerSpec, src Source) (uint64, error) {
 		}
 		return 0, err
 	}
-	row := store.LayerRow{TOC: ref.Digest, TOCRef: ref}
+	row := store.LayerRow{TOC: ref.Digest, TOCRef: ref, NoSplit: ref.TarSplit.Len > 0 && tarsplit == nil}
 	if spec.Source.Blob != "" {
 		row.Sources = []store.Source{spec.Source}
 	}
@@ -266,20 +264,22 @@ func (p *Pool) View(ctx context.Context, layers []uint64) (uint64, error) {
 
 // ViewOf is View for a chain that may be set apart by a claim.
 func (p *Pool) ViewOf(ctx context.Context, c store.Chain) (uint64, error) {
-	if n, ok, err := p.st.ViewByKey(c); err != nil || ok {
+	if n, ok, err := p.soundView(c); err != nil || ok {
 		return n, err
 	}
 	key := fmt.Sprint(c.Layers, c.Claim)
 	return p.flying.view.do(ctx, key, p.life.spawn, func() (uint64, error) {
-		if n, ok, err := p.st.ViewByKey(c); err != nil || ok {
+		n, ok, err := p.soundView(c)
+		if err != nil || ok {
 			return n, err
 		}
-		return p.merge(c)
+		return p.merge(c, n)
 	})
 }
 
-// merge makes and stores the view of a chain that has none.
-func (p *Pool) merge(c store.Chain) (uint64, error) {
+// merge makes and stores the view of a chain that has none, or in place of one
+// that is damaged.
+func (p *Pool) merge(c store.Chain, damaged uint64) (uint64, error) {
 	indexes := make([]*chunked.Index, len(c.Layers))
 	cost := int64(0)
 	for i, n := range c.Layers {
@@ -299,5 +299,5 @@ func (p *Pool) merge(c store.Chain) (uint64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w", c, err)
 	}
-	return p.st.PutView(c, tree)
+	return p.st.ReplaceView(damaged, c, tree)
 }
