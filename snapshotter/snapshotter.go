@@ -147,7 +147,11 @@ func (s *Snapshotter) open(root, mnt string) (err error) {
 	if s.overlay, err = overlayOptions(s.dir); err != nil {
 		return err
 	}
-	s.meta, err = storage.NewMetaStore(filepath.Join(s.dir, "metadata.db"), func(b *bolt.Options) error {
+	metadata := filepath.Join(s.dir, "metadata.db")
+	if err := verifyMetadata(metadata); err != nil {
+		return err
+	}
+	s.meta, err = storage.NewMetaStore(metadata, func(b *bolt.Options) error {
 		b.Timeout = lockTimeout
 		return nil
 	})
