@@ -1,9 +1,9 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/spf13/cobra"
 
@@ -20,9 +20,7 @@ func newGC(a *app) *cobra.Command {
 		Use: "gc", Short: "Remove what no name and no pin leads to", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Objects = objectsOf
-			return a.maintain(cmd, func(ctx context.Context, st *store.Store) ([]store.Finding, error) {
-				return st.GC(ctx, o)
-			}, func(store.Finding) bool { return true })
+			return a.gc(cmd, o)
 		},
 	}
 	cmd.Flags().BoolVarP(&o.DryRun, "dry-run", "n", false, "say what would go, and remove nothing")
@@ -32,45 +30,109 @@ func newGC(a *app) *cobra.Command {
 
 func newCheck(a *app) *cobra.Command {
 	var o store.CheckOptions
+	var rebuild bool
 	cmd := &cobra.Command{
 		Use: "check", Short: "Compare the store with itself; exit 4 on findings", Args: cobra.NoArgs,
+		Long: `Compare the store with itself, print a line for each finding, and end with exit code 4 if one is left.
+
+--repair writes again what is damaged: layer indexes and tar-splits from the registries that have their layers, views from layer
+indexes (with a new number), rows of index.db from each other. It removes objects and blobs that are damaged; what of them no
+registry is known for comes back when the image is pulled again.
+
+--rebuild is for an index.db that cannot be opened. It makes another one of what can still be read of it and of what is in the
+store, keeps the damaged one as index.db.damaged-TIME, says what is lost, and goes on as --repair. A daemon on this store
+must be started again afterwards.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o.Objects = objectsOf
+			o.Objects, o.Chunks = objectsOf, chunksOf
 			o.Index = func(b []byte) error { _, err := chunked.OpenIndex(b); return err }
 			o.View = func(b []byte) error { _, err := chunked.OpenView(b); return err }
-			return a.maintain(cmd, func(ctx context.Context, st *store.Store) ([]store.Finding, error) {
-				return st.Check(ctx, o)
-			}, func(f store.Finding) bool { return f.Done })
+			if rebuild {
+				o.Repair = true
+				findings, err := store.Rebuild(a.config.Root, &store.Options{Logger: a.log}, o.Index)
+				printFindings(cmd.OutOrStdout(), findings)
+				if err != nil {
+					return err
+				}
+			}
+			return a.check(cmd, o)
 		},
 	}
 	cmd.Flags().BoolVar(&o.Verify, "verify", false, "hash every blob and object")
-	cmd.Flags().BoolVar(&o.Repair, "repair", false, "remove corrupt objects that can be fetched again")
+	cmd.Flags().BoolVar(&o.Repair, "repair", false, "mend what is damaged, from the registries that it came from where need be")
+	cmd.Flags().BoolVar(&rebuild, "rebuild", false, "make index.db again, of what can be read of it and what is in the store; then as --repair")
 	return cmd
 }
 
-// maintain runs gc or check and prints one line per finding and a total. A finding that is not settled is a failure.
-func (a *app) maintain(cmd *cobra.Command, run func(context.Context, *store.Store) ([]store.Finding, error), settled func(store.Finding) bool) (err error) {
+// errNotRepaired: a repair was asked for, and something is left that it could not mend.
+var errNotRepaired = errors.New("the store is not clean yet")
+
+func (a *app) check(cmd *cobra.Command, o store.CheckOptions) (err error) {
+	client, err := a.registry()
+	if err != nil {
+		return err
+	}
+	l, err := a.openLocal(client, false)
+	if err != nil {
+		return err
+	}
+	defer closing(&err, l.close)
+	o.Mend, o.Remake = l.pool.Mend, l.pool.ViewOf
+	left := errFindings
+	if o.Repair {
+		left = errNotRepaired
+	}
+	findings, err := l.store.Check(cmd.Context(), o)
+	return a.report(cmd, findings, err, left, func(f store.Finding) bool { return f.Done })
+}
+
+func (a *app) gc(cmd *cobra.Command, o store.GCOptions) (err error) {
 	st, err := store.Open(a.config.Root, &store.Options{Logger: a.log})
 	if err != nil {
 		return err
 	}
 	defer closing(&err, st.Close)
-	findings, err := run(cmd.Context(), st)
-	var bytes int64
-	open := 0
-	out := cmd.OutOrStdout()
+	findings, err := st.GC(cmd.Context(), o)
+	return a.report(cmd, findings, err, nil, func(store.Finding) bool { return true })
+}
+
+// report prints one line per finding and a total. One that is not settled is a failure: left says of what kind.
+func (a *app) report(cmd *cobra.Command, findings []store.Finding, err, left error, settled func(store.Finding) bool) error {
+	bytes, open := printFindings(cmd.OutOrStdout(), findings), 0
 	for _, f := range findings {
-		fmt.Fprintf(out, "%s\t%s\t%s\n", f.Kind, f.Object, f.Problem)
-		bytes += f.Bytes
 		if !settled(f) {
 			open++
 		}
 	}
-	fmt.Fprintf(out, "total\t%d\t%d bytes\n", len(findings), bytes)
+	fmt.Fprintf(cmd.OutOrStdout(), "total\t%d\t%d bytes\n", len(findings), bytes)
 	if err == nil && open > 0 {
-		return fmt.Errorf("%d findings: %w", open, errFindings)
+		return fmt.Errorf("%d findings: %w", open, left)
 	}
 	return err
+}
+
+func printFindings(out io.Writer, findings []store.Finding) (bytes int64) {
+	for _, f := range findings {
+		fmt.Fprintf(out, "%s\t%s\t%s\n", f.Kind, f.Object, f.Problem)
+		bytes += f.Bytes
+	}
+	return bytes
+}
+
+// chunksOf lists the chunks of the ith content that objectsOf lists.
+func chunksOf(index []byte, i int) ([]store.Span, error) {
+	x, err := chunked.OpenIndex(index)
+	if err != nil {
+		return nil, err
+	}
+	spans := make([]store.Span, x.NumChunks(i))
+	for j := range spans {
+		c := x.Chunk(i, j)
+		spans[j] = store.Span{Off: c.Off, Size: c.Size}
+		if !c.Zeros {
+			spans[j].Digest = c.Digest
+		}
+	}
+	return spans, nil
 }
 
 // objectsOf lists the content that a layer index names, for the store, which does not know the format.
