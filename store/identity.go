@@ -43,6 +43,11 @@ func identityOf(tx *bolt.Tx) (Identity, error) {
 	if v := string(meta.Get(keySchema)); v != fmt.Sprint(schemaVersion) {
 		return Identity{}, fmt.Errorf("index.db: %w: %q, this program writes %d", ErrSchema, v, schemaVersion)
 	}
+	for _, name := range buckets() {
+		if tx.Bucket(name) == nil {
+			return Identity{}, fmt.Errorf("index.db: %w: it has no bucket %q", ErrCorrupt, name)
+		}
+	}
 	var row identityRow
 	ok, err := getJSON(tx, bucketMeta, keyID, &row)
 	if err == nil && !ok {

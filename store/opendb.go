@@ -41,7 +41,9 @@ func (s *Store) withDB(path string, readOnly bool, fn func(db *bolt.DB) error) e
 		return err
 	})
 	if panicked && file != nil {
-		file.Close() // ends bbolt's lock; its own Close may wait for a transaction that will never end
+		// bbolt's own Close may wait for a transaction that will never end, and its mapping keeps the lock of a closed file.
+		_ = unix.Flock(int(file.Fd()), unix.LOCK_UN)
+		file.Close()
 	}
 	if err == nil && !readOnly {
 		s.sound.wrote(path)

@@ -105,9 +105,10 @@ func (w *salvaged) take(r boltfile.Row) {
 	if len(r.Path) != 1 {
 		return
 	}
-	bucket := r.Path[0]
+	bucket := bucketOf(r)
 	rows, ok := w.rows[string(bucket)]
 	if !ok {
+		w.lost("index row %q/%.40q: there is no such bucket", r.Path[0], r.Key)
 		return
 	}
 	if string(bucket) == string(bucketMeta) {
@@ -121,6 +122,20 @@ func (w *salvaged) take(r boltfile.Row) {
 		return
 	}
 	rows[string(r.Key)] = slices.Clone(r.Value)
+}
+
+// bucketOf is where a row belongs, also when the name of its bucket is damaged: its checksum has the right one.
+func bucketOf(r boltfile.Row) []byte {
+	known := append(buckets(), bucketSame)
+	if slices.ContainsFunc(known, func(b []byte) bool { return string(b) == string(r.Path[0]) }) {
+		return r.Path[0]
+	}
+	for _, b := range append(summed(), bucketManifests) {
+		if wholeRow(b, r.Key, r.Value) == nil {
+			return b
+		}
+	}
+	return r.Path[0]
 }
 
 func wholeRow(bucket, key, value []byte) error {
