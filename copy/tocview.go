@@ -12,6 +12,7 @@ import (
 
 	"github.com/tocsin/tocsin/chunked"
 	"github.com/tocsin/tocsin/manifest"
+	"github.com/tocsin/tocsin/store"
 )
 
 // tarBlob is what became of one layer of a stripped variant: the new blob, and the tar that its table of contents gave.
@@ -122,7 +123,7 @@ func (r *runner) viewTar(ctx context.Context, l manifest.Layer, meter Meter) (io
 	if err != nil {
 		return nil, err
 	}
-	view, err := openTOCView(f, l)
+	view, err := openTOCView(ctx, f, l)
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
@@ -153,32 +154,37 @@ type tocView struct {
 	*io.PipeReader
 	ended chan struct{} // the goroutine that writes is done
 	blob  io.Closer
+	toc   io.Closer
 }
 
-// Close ends the stream and lets go of the blob.
+// Close ends the stream and lets go of the blob and of what was read of it.
 func (v *tocView) Close() error {
 	err := v.PipeReader.Close()
 	<-v.ended
-	return errors.Join(err, v.blob.Close())
+	return errors.Join(err, v.toc.Close(), v.blob.Close())
 }
 
 // openTOCView takes the blob over if it returns no error.
-func openTOCView(blob readerAtCloser, l manifest.Layer) (*tocView, error) {
-	toc, split, err := readTOC(blob, l)
+func openTOCView(ctx context.Context, blob readerAtCloser, l manifest.Layer) (*tocView, error) {
+	toc, err := readIndex(ctx, blob, l)
 	if err != nil {
 		return nil, err
 	}
+	split, err := toc.readSplit(blob, l)
+	if err != nil {
+		return nil, errors.Join(err, toc.Close())
+	}
 	r, w := io.Pipe()
-	view := &tocView{PipeReader: r, ended: make(chan struct{}), blob: blob}
+	view := &tocView{PipeReader: r, ended: make(chan struct{}), blob: blob, toc: toc}
 	go func() {
 		defer close(view.ended)
-		err := chunked.ProveTar(nil, w, toc, split, func(name string) (io.ReadCloser, error) {
-			x, ok := toc.ObjectByPath(name)
+		err := chunked.ProveTar(toc.ws, w, toc.index, split, func(name string) (io.ReadCloser, error) {
+			x, ok := toc.index.ObjectByPath(name)
 			if !ok {
 				return nil, fmt.Errorf("%q is not in the table of contents: %w", name, ErrDiffID)
 			}
-			o := toc.Object(x)
-			content := io.NewSectionReader(chunked.NewFileReader(blob, toc.Chunks(x)), 0, o.Size)
+			o := toc.index.Object(x)
+			content := io.NewSectionReader(chunked.NewFileReader(blob, toc.index.Chunks(x)), 0, o.Size)
 			return newVerified(io.NopCloser(content), v1.Descriptor{Digest: o.Digest, Size: o.Size}), nil
 		})
 		if errors.Is(err, chunked.ErrTwoReadings) || errors.Is(err, chunked.ErrDigestMismatch) {
@@ -189,42 +195,57 @@ func openTOCView(blob readerAtCloser, l manifest.Layer) (*tocView, error) {
 	return view, nil
 }
 
-// readTOC reads and verifies a layer's table of contents and tar-split, and returns the first as a layer index.
-func readTOC(blob io.ReaderAt, l manifest.Layer) (*chunked.Index, *chunked.TarSplit, error) {
-	index, splitDigest, err := readIndex(blob, l)
-	if err != nil {
-		return nil, nil, err
-	}
-	raw, err := readRange(blob, l.TOC.TarSplit)
-	if err != nil {
-		return nil, nil, err
-	}
-	split, err := chunked.ParseTarSplit(raw, splitDigest, l.TOC.TarSplitRawLen)
-	if err == nil {
-		err = chunked.CheckTarSplit(nil, index, split)
-	}
-	if err != nil {
-		return nil, nil, fmt.Errorf("tar-split of TOC %s: %w", l.TOC.Digest, err)
-	}
-	return index, split, nil
+// openTOC is a layer's table of contents as a layer index, in temporary files.
+type openTOC struct {
+	regions *store.Regions
+	ws      *chunked.Workspace
+	index   *chunked.Index
+	split   digest.Digest // of the tar-split
 }
 
-// readIndex reads and verifies a layer's table of contents, and returns its layer index and what it says of the tar-split.
-func readIndex(blob io.ReaderAt, l manifest.Layer) (*chunked.Index, digest.Digest, error) {
+func (t *openTOC) Close() error { return t.regions.Close() }
+
+// readSplit reads and verifies a layer's tar-split.
+func (t *openTOC) readSplit(blob io.ReaderAt, l manifest.Layer) (*chunked.TarSplit, error) {
+	raw, err := readRange(blob, l.TOC.TarSplit)
+	if err != nil {
+		return nil, err
+	}
+	split, err := chunked.ParseTarSplit(raw, t.split, l.TOC.TarSplitRawLen)
+	if err == nil {
+		err = chunked.CheckTarSplit(t.ws, t.index, split)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("tar-split of TOC %s: %w", l.TOC.Digest, err)
+	}
+	return split, nil
+}
+
+// readIndex reads and verifies a layer's table of contents.
+func readIndex(ctx context.Context, blob io.ReaderAt, l manifest.Layer) (_ *openTOC, err error) {
 	raw, err := readRange(blob, l.TOC.TOC)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	toc, err := chunked.ParseTOC(raw, l.TOC, l.Size)
+	t := &openTOC{regions: store.RegionsIn(os.TempDir())}
+	t.ws = workspace(ctx, t.regions)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, t.Close())
+		}
+	}()
+	b, split, err := chunked.IndexTOC(t.ws, raw, l.TOC, l.Size)
 	if err != nil {
-		return nil, "", fmt.Errorf("TOC %s: %w", l.TOC.Digest, err)
+		return nil, err
 	}
-	b, err := chunked.BuildIndex(toc)
-	if err != nil {
-		return nil, "", fmt.Errorf("TOC %s: %w", l.TOC.Digest, err)
-	}
-	index, err := chunked.OpenIndex(b)
-	return index, toc.TarSplitDigest, err
+	t.split = split
+	t.index, err = chunked.OpenIndex(b)
+	return t, err
+}
+
+// workspace is what a long computation gets: memory in files, and an end.
+func workspace(ctx context.Context, regions *store.Regions) *chunked.Workspace {
+	return &chunked.Workspace{Region: regions.Region, Stop: func() error { return context.Cause(ctx) }}
 }
 
 func readRange(blob io.ReaderAt, at manifest.Range) ([]byte, error) {

@@ -27,7 +27,7 @@ func (im *importer) tarLayer(ctx context.Context, l manifest.Layer, meter Meter)
 	return n, err
 }
 
-func (im *importer) tarLayerOnce(ctx context.Context, l manifest.Layer, meter Meter) (uint64, error) {
+func (im *importer) tarLayerOnce(ctx context.Context, l manifest.Layer, meter Meter) (n uint64, err error) {
 	blob, err := im.blob(ctx, l.Descriptor)
 	if err != nil {
 		return 0, err
@@ -38,7 +38,9 @@ func (im *importer) tarLayerOnce(ctx context.Context, l manifest.Layer, meter Me
 		return 0, err
 	}
 	batch := im.env.Store.NewBatch()
-	u, err := untar(stream, batch, l.DiffID.Algorithm())
+	regions := im.env.Store.NewRegions()
+	defer func() { err = errors.Join(err, regions.Close()) }()
+	u, err := untar(workspace(ctx, regions), stream, batch, l.DiffID.Algorithm())
 	if err := errors.Join(stream.Close(), err); err != nil {
 		return 0, errors.Join(err, batch.Abort())
 	}
@@ -48,7 +50,7 @@ func (im *importer) tarLayerOnce(ctx context.Context, l manifest.Layer, meter Me
 	if err := batch.Commit(); err != nil {
 		return 0, err
 	}
-	n, err := im.env.Store.PutLayer(store.LayerRow{DiffID: u.diffID}, u.index, u.split)
+	n, err = im.env.Store.PutLayer(store.LayerRow{DiffID: u.diffID}, u.index, u.split)
 	if err != nil {
 		return 0, err
 	}
@@ -62,8 +64,9 @@ type unpacked struct {
 	split  []byte // tar-split, as chunked.NewTarSplit reads it; nil: the same tar cannot be written again
 }
 
-// untar stages the content of every file of a tar and describes the rest. The diffID is a digest of alg.
-func untar(stream io.Reader, batch *store.Batch, alg digest.Algorithm) (*unpacked, error) {
+// untar stages the content of every file of a tar and describes the rest, in the memory of ws. The diffID is a
+// digest of alg.
+func untar(ws *chunked.Workspace, stream io.Reader, batch *store.Batch, alg digest.Algorithm) (*unpacked, error) {
 	whole := alg.Digester()
 	split, err := newSplitBuffer()
 	if err != nil {
@@ -73,7 +76,7 @@ func untar(stream io.Reader, batch *store.Batch, alg digest.Algorithm) (*unpacke
 	if err != nil {
 		return nil, err
 	}
-	index, sparse, err := chunked.IndexTar(nil, in, func(e *chunked.Entry, content io.Reader) error {
+	index, sparse, err := chunked.IndexTar(ws, in, func(e *chunked.Entry, content io.Reader) error {
 		d, size, err := batch.PutNew(content)
 		if err != nil {
 			return err

@@ -21,7 +21,7 @@ import (
 func unpack(t *testing.T, w *world, raw []byte, alg digest.Algorithm) (*unpacked, error) {
 	t.Helper()
 	batch := w.env.Store.NewBatch()
-	u, err := untar(bytes.NewReader(raw), batch, alg)
+	u, err := untar(nil, bytes.NewReader(raw), batch, alg)
 	if err != nil {
 		if abort := batch.Abort(); abort != nil {
 			t.Error(abort)

@@ -139,7 +139,7 @@ func (c *comparer) layer(ctx context.Context, l manifest.Layer) (out []TwoReadin
 	whole := func(what string, format string, args ...any) {
 		out = append(out, TwoReading{Layer: l.Digest, What: what, Detail: fmt.Sprintf(format, args...)})
 	}
-	found, tar, err := compareReadings(blob, l)
+	found, tar, err := compareReadings(ctx, blob, l)
 	if errors.Is(err, chunked.ErrUnsayable) {
 		err = fmt.Errorf("%w: %w", errOneReading, err)
 	}
@@ -155,7 +155,7 @@ func (c *comparer) layer(ctx context.Context, l manifest.Layer) (out []TwoReadin
 	if !l.Provable() || len(found) > 0 {
 		return out, nil // there is nothing to build a tar from, or it is another one already
 	}
-	again, err := rebuiltTar(blob, l)
+	again, err := rebuiltTar(ctx, blob, l)
 	switch {
 	case errors.Is(err, chunked.ErrUnsayable) && len(out) == 0:
 		return nil, fmt.Errorf("%w: a table of contents cannot stand for its tar: %w", errOneReading, err)
@@ -192,11 +192,12 @@ func (c *comparer) stored(ctx context.Context, from *storeSource, l manifest.Lay
 
 // compareReadings derives a layer's index from its tar and says how the table of contents differs from it. It returns the
 // digest of the tar too.
-func compareReadings(blob *os.File, l manifest.Layer) (found []chunked.Difference, tar digest.Digest, err error) {
-	toc, _, err := readIndex(blob, l)
+func compareReadings(ctx context.Context, blob *os.File, l manifest.Layer) (found []chunked.Difference, tar digest.Digest, err error) {
+	toc, err := readIndex(ctx, blob, l)
 	if err != nil {
 		return nil, "", err
 	}
+	defer func() { err = errors.Join(err, toc.Close()) }()
 	if _, err := blob.Seek(0, io.SeekStart); err != nil {
 		return nil, "", err
 	}
@@ -205,16 +206,16 @@ func compareReadings(blob *os.File, l manifest.Layer) (found []chunked.Differenc
 		return nil, "", err
 	}
 	h := l.DiffID.Algorithm().Digester()
-	derived, err := chunked.DeriveIndex(nil, io.TeeReader(stream, h.Hash()), toc)
+	derived, err := chunked.DeriveIndex(toc.ws, io.TeeReader(stream, h.Hash()), toc.index)
 	if err := errors.Join(err, stream.Close()); err != nil {
 		return nil, "", err
 	}
-	if !toc.Same(derived) {
+	if !toc.index.Same(derived) {
 		x, err := chunked.OpenIndex(derived)
 		if err != nil {
 			return nil, "", err
 		}
-		if found = chunked.CompareIndexes(toc, x); len(found) == 0 {
+		if found = chunked.CompareIndexes(toc.index, x); len(found) == 0 {
 			found = []chunked.Difference{{What: "names given again"}}
 		}
 	}
@@ -222,8 +223,8 @@ func compareReadings(blob *os.File, l manifest.Layer) (found []chunked.Differenc
 }
 
 // rebuiltTar is the digest of the tar that a layer's table of contents and tar-split give.
-func rebuiltTar(blob io.ReaderAt, l manifest.Layer) (digest.Digest, error) {
-	view, err := openTOCView(struct { // the blob stays ours
+func rebuiltTar(ctx context.Context, blob io.ReaderAt, l manifest.Layer) (digest.Digest, error) {
+	view, err := openTOCView(ctx, struct { // the blob stays ours
 		io.ReaderAt
 		io.Closer
 	}{blob, io.NopCloser(nil)}, l)

@@ -29,6 +29,9 @@ type region struct {
 // NewRegions returns no regions yet. It makes no file before the first Region.
 func (s *Store) NewRegions() *Regions { return &Regions{disk: s.disk, dir: s.IngestDir()} }
 
+// RegionsIn returns no regions yet, of files in any directory.
+func RegionsIn(dir string) *Regions { return &Regions{disk: &disk{}, dir: dir} }
+
 // Region returns memory that can grow to limit bytes: grow gives its first n bytes, always at the same place. Bytes that
 // were never written are zero. They have room on the disk, so that writing to them does not fail; grow does when the disk
 // is full.
