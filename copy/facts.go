@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"maps"
 	"os"
@@ -42,6 +43,20 @@ type fact struct {
 	As string `json:"as"`
 	// TOC are the annotations that describe a zstd:chunked blob; nil for others.
 	TOC map[string]string `json:"toc,omitempty"`
+}
+
+// factLine is a fact at rest, with a checksum: a flipped bit would make another fact, which decides what a manifest names.
+type factLine struct {
+	fact
+	Sum uint32 `json:"sum"` // CRC-32C of the fact alone
+}
+
+func (f fact) sum() uint32 {
+	raw, err := json.Marshal(f)
+	if err != nil {
+		return 0
+	}
+	return crc32.Checksum(raw, crc32.MakeTable(crc32.Castagnoli))
 }
 
 const (
@@ -98,9 +113,9 @@ func readFacts(path string) []fact {
 func parseFacts(raw []byte) []fact {
 	var out []fact
 	for line := range bytes.Lines(raw) {
-		var f fact
-		if json.Unmarshal(line, &f) == nil && f.valid() {
-			out = append(out, f)
+		var l factLine
+		if json.Unmarshal(line, &l) == nil && l.Sum == l.sum() && l.valid() {
+			out = append(out, l.fact)
 		}
 	}
 	return mergeFacts(nil, out)
@@ -110,7 +125,7 @@ func formatFacts(list []fact) ([]byte, error) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	for _, f := range list {
-		if err := enc.Encode(f); err != nil {
+		if err := enc.Encode(factLine{f, f.sum()}); err != nil {
 			return nil, err
 		}
 	}

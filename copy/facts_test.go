@@ -164,6 +164,26 @@ func TestParseFactsSkips(t *testing.T) {
 	}
 }
 
+// TestFlippedFacts: a bit that flips at rest loses a fact and never makes another.
+func TestFlippedFacts(t *testing.T) {
+	want := []fact{plainFact("t", "a", algoGzip), chunkedFact("t", "b")}
+	raw, err := formatFacts(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at := range raw {
+		for bit := range 8 {
+			bad := bytes.Clone(raw)
+			bad[at] ^= 1 << bit
+			for _, got := range parseFacts(bad) {
+				if !slices.ContainsFunc(want, func(f fact) bool { return reflect.DeepEqual(f, got) }) {
+					t.Fatalf("byte %d, bit %d: %+v", at, bit, got)
+				}
+			}
+		}
+	}
+}
+
 func FuzzFacts(f *testing.F) {
 	raw, err := formatFacts([]fact{plainFact("t", "a", algoGzip), chunkedFact("t", "b")})
 	if err != nil {

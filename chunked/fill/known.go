@@ -23,6 +23,9 @@ func (p *Pool) known(spec LayerSpec) (uint64, error) {
 	if err := p.st.LayerFiles(row); err != nil {
 		return 0, missing(err)
 	}
+	if row.TOCRef == nil { // made again from its key, after its row was damaged
+		return 0, fmt.Errorf("place of the TOC of layer %d: %w", row.Number, store.ErrNotFound)
+	}
 	if spec.TOC.TarSplit.Len > 0 && row.SplitDigest == "" && !row.NoSplit && !p.hasOldSplit(row) {
 		return 0, fmt.Errorf("layer %d has no tar-split: %w", row.Number, store.ErrNotFound)
 	}

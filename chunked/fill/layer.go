@@ -113,7 +113,12 @@ func (p *Pool) fetchLayer(spec LayerSpec, src Source) (uint64, error) {
 }
 
 // tocCost is about what the index of a TOC takes to make.
-func tocCost(ref *manifest.TOCRef) int64 { return ref.TOCRawLen + ref.TarSplit.Len }
+func tocCost(ref *manifest.TOCRef) int64 {
+	if ref == nil { // of a row that was made again from its key
+		return manifest.MaxTOCSize
+	}
+	return ref.TOCRawLen + ref.TarSplit.Len
+}
 
 // fetched is a compressed TOC and its tar-split, not verified.
 type fetched struct {
