@@ -45,10 +45,12 @@ func (a Source) same(b Source) bool { return a.Host == b.Host && a.Repo == b.Rep
 
 // LayerRow is what the index knows of one layer. A layer has a TOC, or was taken from a tar whose diffID was verified.
 type LayerRow struct {
-	Number uint64           // never reused; 0 in a row that is not stored yet
-	TOC    digest.Digest    // of the compressed TOC; "" for a layer taken from a tar
-	DiffID digest.Digest    // of the tar that was rebuilt from the layer, whoever asked for it; "" if none was
-	NoTar  string           `json:",omitempty"` // why none can be: files and tar-split do not fit together
+	Number uint64        // never reused; 0 in a row that is not stored yet
+	TOC    digest.Digest // of the compressed TOC; "" for a layer taken from a tar
+	DiffID digest.Digest // of the tar that was rebuilt from the layer, whoever asked for it; "" if none was
+	NoTar  string        `json:",omitempty"` // why none can be: files and tar-split do not fit together
+	// Proof is how DiffID and NoTar of a layer with a TOC were found: see derived.
+	Proof  int              `json:",omitempty"`
 	TOCRef *manifest.TOCRef // where TOC and tar-split lie in the blob; nil for a layer taken from a tar
 	// IndexDigest and SplitDigest are of the files at rest. "" in a row of an older program, whose files are believed as
 	// far as their own checksums go, and SplitDigest where there is no tar-split.
@@ -61,6 +63,17 @@ type LayerRow struct {
 	// until the first of them is asked again.
 	Quarantined bool
 	Created     time.Time
+}
+
+// derived is the Proof of a layer whose index was derived from its tar. Programs that wrote no Proof compared less, and a
+// crafted layer could deceive them: what they found of a layer with a TOC counts as not known.
+const derived = 1
+
+// forget drops what an older program found.
+func (row *LayerRow) forget() {
+	if row.TOC != "" && row.Proof < derived {
+		row.DiffID, row.NoTar = "", ""
+	}
 }
 
 const (
@@ -118,6 +131,9 @@ func (s *Store) Layers() ([]LayerRow, error) {
 	var rows []LayerRow
 	err := s.view(func(tx *bolt.Tx) (err error) {
 		rows, err = allRows[LayerRow](tx, bucketLayers)
+		for i := range rows {
+			rows[i].forget()
+		}
 		return err
 	})
 	return rows, err
@@ -277,7 +293,7 @@ func (row *LayerRow) setDiffID(d digest.Digest) error {
 	if row.DiffID != "" && row.DiffID != d {
 		return fmt.Errorf("layer %d: %w: diffID is %s, not %s", row.Number, ErrConflict, row.DiffID, d)
 	}
-	row.DiffID = d
+	row.DiffID, row.Proof = d, derived
 	return nil
 }
 
@@ -324,7 +340,7 @@ func (s *Store) SetDiffID(n uint64, d digest.Digest) error {
 // others. The first reason stays.
 func (s *Store) SetNoTar(n uint64, reason string) error {
 	return s.editLayer(n, func(row *LayerRow) error {
-		if row.NoTar == "" {
+		if row.Proof = derived; row.NoTar == "" {
 			row.NoTar = reason
 		}
 		return nil
@@ -458,5 +474,6 @@ func getLayer(tx *bolt.Tx, n uint64, row *LayerRow) error {
 	if err == nil && !ok {
 		err = fmt.Errorf("layer %d: %w", n, ErrNotFound)
 	}
+	row.forget()
 	return err
 }

@@ -69,6 +69,37 @@ func TestLayers(t *testing.T) {
 }
 
 // A TOC cannot have two tars: whoever says so is told, and what was verified first stays.
+// What a program found that compared less than this one is not known here: it is found again, and then kept.
+func TestVerdictsOfOlderPrograms(t *testing.T) {
+	s := newStore(t)
+	toc, diff := digest.FromString("toc"), digest.FromString("diff")
+	n := must[uint64](t)(s.PutLayer(LayerRow{TOC: toc}, testIndex(), nil))
+	tar := must[uint64](t)(s.PutLayer(LayerRow{DiffID: diff}, testIndex(), nil))
+	old := func(n uint64) {
+		ok(t, s.update(func(tx *bolt.Tx) error {
+			var row LayerRow
+			if err := getLayer(tx, n, &row); err != nil {
+				return err
+			}
+			row.DiffID, row.NoTar, row.Proof = diff, "because", 0
+			return putJSON(tx, bucketLayers, numberKey(n), &row)
+		}))
+	}
+	old(n)
+	for _, row := range append(must[[]LayerRow](t)(s.Layers()), *must[*LayerRow](t)(s.Layer(n)), *must[*LayerRow](t)(s.LayerByTOC(toc))) {
+		if row.Number == n && row.DiffID+digest.Digest(row.NoTar) != "" {
+			t.Errorf("%+v", row)
+		}
+	}
+	ok(t, s.SetDiffID(n, toc))
+	if row := must[*LayerRow](t)(s.Layer(n)); row.DiffID != toc || row.NoTar != "" {
+		t.Errorf("found again: %+v", row)
+	}
+	if row := must[*LayerRow](t)(s.LayerByDiffID(diff)); row.Number != tar {
+		t.Errorf("a layer that was unpacked from its tar: %+v", row)
+	}
+}
+
 func TestDiffIDConflict(t *testing.T) {
 	s := newStore(t)
 	toc, first, second := digest.FromString("toc"), digest.FromString("first"), digest.FromString("second")
