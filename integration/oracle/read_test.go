@@ -56,14 +56,14 @@ func readLayer(t testing.TB, blob []byte, ann map[string]string) *layer {
 	if l.split, err = chunked.ParseTarSplit(part(ref.TarSplit), l.toc.TarSplitDigest, ref.TarSplitRawLen); err != nil {
 		t.Fatal(err)
 	}
-	if err := chunked.CheckTarSplit(l.toc, l.split); err != nil {
-		t.Fatal(err)
-	}
 	b, err := chunked.BuildIndex(l.toc)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if l.index, err = chunked.OpenIndex(b); err != nil {
+		t.Fatal(err)
+	}
+	if err := chunked.CheckTarSplit(nil, l.index, l.split); err != nil {
 		t.Fatal(err)
 	}
 	return l
@@ -83,7 +83,7 @@ func (l *layer) open(name string) (io.ReadCloser, error) {
 	return io.NopCloser(io.NewSectionReader(r, 0, l.index.Object(obj).Size)), nil
 }
 
-// Layers that containers/storage has written are read as they were meant.
+// Layers that containers/storage has written are read as they were meant, and proved to be their tars.
 func TestReadTheirs(t *testing.T) {
 	three := 3
 	for name, raw := range layers(t) {
@@ -92,7 +92,7 @@ func TestReadTheirs(t *testing.T) {
 				blob, ann := theirs(t, raw, level)
 				l := readLayer(t, blob, ann)
 				var back bytes.Buffer
-				if err := chunked.AssembleTar(&back, l.split, l.open); err != nil {
+				if err := chunked.ProveTar(nil, &back, l.index, l.split, l.open); err != nil {
 					t.Fatal(err)
 				}
 				if digest.FromBytes(back.Bytes()) != digest.FromBytes(raw) {
