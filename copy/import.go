@@ -39,7 +39,11 @@ func runImport(ctx context.Context, env *Env, from source, dst manifest.Ref, s s
 		env: env, from: from, slots: semaphore.NewWeighted(int64(env.jobs())), pin: "copy/" + rand.Text(),
 		blobsToo: p.keepBlobs, kept: make(map[digest.Digest][]digest.Digest), notes: absentNote(s.instances),
 	}
-	defer func() { err = errors.Join(err, env.Store.Unpin(im.pin)) }()
+	work, err := env.Store.Begin() // gc leaves alone what is brought and reused until the records are committed
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, env.Store.Unpin(im.pin), work.End()) }()
 	var lists []document
 	if s.top, lists, err = keptTop(s, p); err != nil {
 		return nil, err

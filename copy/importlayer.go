@@ -89,7 +89,11 @@ func (im *importer) reuse(trust manifest.Trust, l manifest.Layer) (uint64, bool,
 	if err != nil {
 		return 0, false, err
 	}
-	if err := im.keep(row.Number); err != nil {
+	err = im.keep(row.Number)
+	if errors.Is(err, store.ErrNotFound) { // gc was faster
+		return 0, false, nil
+	}
+	if err != nil {
 		return 0, false, err
 	}
 	layer, err := im.env.Pool.Layer(row.Number)

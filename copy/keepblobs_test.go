@@ -11,7 +11,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/tocsin/tocsin/chunked"
 	"github.com/tocsin/tocsin/integration/front"
 	"github.com/tocsin/tocsin/manifest"
 	"github.com/tocsin/tocsin/store"
@@ -106,23 +105,12 @@ func identical(w *world, a, b string) {
 // clean demands that the store finds nothing wrong with itself, now and after gc.
 func (w *world) clean() {
 	w.t.Helper()
-	objects := func(index []byte) (refs []store.ObjectRef, err error) {
-		x, err := chunked.OpenIndex(index)
-		if err != nil {
-			return nil, err
-		}
-		for i := range x.NumObjects() {
-			o := x.Object(i)
-			refs = append(refs, store.ObjectRef{Digest: o.Digest, Size: o.Size, List: o.List})
-		}
-		return refs, nil
-	}
 	for range 2 {
-		found, err := w.env.Store.Check(w.t.Context(), store.CheckOptions{Verify: true, Objects: objects})
+		found, err := w.env.Store.Check(w.t.Context(), store.CheckOptions{Verify: true, Objects: objectRefs})
 		if err != nil || len(found) != 0 {
 			w.t.Errorf("check: %+v (%v)", found, err)
 		}
-		if _, err := w.env.Store.GC(w.t.Context(), store.GCOptions{Grace: -1, Objects: objects}); err != nil {
+		if _, err := w.env.Store.GC(w.t.Context(), store.GCOptions{Grace: -1, Objects: objectRefs}); err != nil {
 			w.t.Error(err)
 		}
 	}

@@ -2,6 +2,7 @@ package snapshotter
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -16,28 +17,77 @@ import (
 // chain is what stands under a new snapshot: its parents, lazy ones merged into one
 // view at the bottom, ordinary ones as directories above it.
 type chain struct {
-	name     string   // the topmost parent, "" for none
-	dirs     []string // ids of the ordinary parents, topmost first
-	layers   []uint64 // the layers of the lazy ones, lowest first
-	lazy     bool     // there are lazy ones; with no layers that is the sentinel alone
-	sentinel bool     // the lowest one is the sentinel
-	claims   []claim
+	name     string      // the topmost parent, "" for none
+	dirs     []string    // ids of the ordinary parents, topmost first
+	stack    []lazyLayer // of the lazy ones, lowest first
+	lazy     bool        // there are lazy ones; with no layers that is the sentinel alone
+	sentinel bool        // the lowest one is the sentinel
+}
+
+// lazyLayer is what a lazy snapshot shows. The TOC says what it is; the number says where the store has it now.
+type lazyLayer struct {
+	toc   digest.Digest
+	n     uint64 // 0 until the layer was located
+	claim digest.Digest
 }
 
 // claim is a diff_id that a lazy layer's image gives it and that is still to be
 // compared with the layer's tar.
 type claim struct {
 	layer  uint64
+	toc    digest.Digest // of the layer
 	diffID digest.Digest
+}
+
+// layers are the store's numbers of c's lazy layers, lowest first.
+func (c chain) layers() []uint64 {
+	out := make([]uint64, len(c.stack))
+	for i, l := range c.stack {
+		out[i] = l.n
+	}
+	return out
+}
+
+func (c chain) claims() (out []claim) {
+	for _, l := range c.stack {
+		if l.claim != "" {
+			out = append(out, claim{l.n, l.toc, l.claim})
+		}
+	}
+	return out
+}
+
+// locate finds c's lazy layers in the store by what they are. The numbers in rows are those of the day they were
+// written, and an index that was lost, replaced or set back since gives them to others.
+func (s *Snapshotter) locate(c chain) (chain, error) {
+	if !s.lazily() || len(c.stack) == 0 {
+		return c, nil
+	}
+	tocs := make([]digest.Digest, len(c.stack))
+	for i, l := range c.stack {
+		tocs[i] = l.toc
+	}
+	numbers, err := s.store.LayersByTOC(tocs)
+	if errors.Is(err, store.ErrNotFound) {
+		return c, fmt.Errorf("%w: the store does not have the image any more; pull it again: %w", errdefs.ErrFailedPrecondition, err)
+	}
+	if err != nil {
+		return c, err
+	}
+	c.stack = slices.Clone(c.stack)
+	for i, n := range numbers {
+		c.stack[i].n = n
+	}
+	return c, nil
 }
 
 // shows is the view of c's lazy layers. What rests on claims has one of its own, which
 // can be denied without denying it to others who show the same layers and claim nothing.
 func (c chain) shows() store.Chain {
-	out := store.Chain{Layers: c.layers}
-	if len(c.claims) > 0 {
+	out := store.Chain{Layers: c.layers()}
+	if claims := c.claims(); len(claims) > 0 {
 		h := digest.Canonical.Digester()
-		for _, cl := range c.claims {
+		for _, cl := range claims {
 			fmt.Fprintln(h.Hash(), cl.layer, cl.diffID)
 		}
 		out.Claim = h.Digest()
@@ -47,10 +97,7 @@ func (c chain) shows() store.Chain {
 
 // with is c with one more lazy layer on top.
 func (c chain) with(rw row) chain {
-	c.layers = append(slices.Clone(c.layers), rw.Layer)
-	if rw.Claim != "" {
-		c.claims = append(slices.Clone(c.claims), claim{rw.Layer, rw.Claim})
-	}
+	c.stack = append(slices.Clone(c.stack), lazyLayer{rw.TOC, rw.Layer, rw.Claim})
 	return c
 }
 
@@ -75,7 +122,7 @@ func (c chain) top() string {
 	return c.dirs[0]
 }
 
-// chainOn collects the chain that ends at the committed snapshot name ("" is none).
+// chainOn collects the chain that ends at the committed snapshot name ("" is none). It is not located.
 func chainOn(ctx context.Context, r rows, name string) (chain, error) {
 	c := chain{name: name}
 	var ids []string // topmost first
@@ -96,16 +143,16 @@ func chainOn(ctx context.Context, r rows, name string) (chain, error) {
 		name = info.Parent
 	}
 	for i := len(below) - 1; i >= 0; i-- {
-		if err := c.stack(ids[i], below[i]); err != nil {
+		if err := c.put(ids[i], below[i]); err != nil {
 			return chain{}, err
 		}
 	}
-	slices.Reverse(c.dirs) // stack went upwards
+	slices.Reverse(c.dirs) // put went upwards
 	return c, nil
 }
 
-// stack puts one more snapshot on top of c.
-func (c *chain) stack(id string, rw row) error {
+// put puts one more snapshot on top of c.
+func (c *chain) put(id string, rw row) error {
 	switch {
 	case !rw.lazy():
 		c.dirs = append(c.dirs, id)

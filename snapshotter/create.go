@@ -19,7 +19,7 @@ import (
 func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, parent string, opts []snapshots.Opt) ([]mount.Mount, error) {
 	c, err := s.chainUnder(ctx, parent)
 	if err != nil {
-		return nil, fmt.Errorf("create snapshot %q: %w", key, err)
+		return nil, fmt.Errorf("create snapshot %q: %w", key, available(err))
 	}
 	err = s.update(ctx, func(ctx context.Context, _ rows) error {
 		sn, err := storage.CreateSnapshot(ctx, kind, key, parent, opts...)
@@ -34,10 +34,10 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 		})
 	})
 	if err != nil {
-		return nil, fmt.Errorf("create snapshot %q: %w", key, err)
+		return nil, fmt.Errorf("create snapshot %q: %w", key, available(err))
 	}
 	if c.lazy && s.lazily() { // what a restart of the daemon broke off goes on here
-		s.pool.Background(c.layers)
+		s.pool.Background(c.layers())
 	}
 	mounts, err := s.Mounts(ctx, key)
 	if err != nil {
@@ -70,6 +70,9 @@ func (s *Snapshotter) record(r rows, id string, rw row) error {
 	if err := s.pin(id, rw); err != nil {
 		return err
 	}
+	if err := s.remember(r); err != nil {
+		return err
+	}
 	return r.put(id, rw)
 }
 
@@ -78,7 +81,10 @@ func (s *Snapshotter) chainUnder(ctx context.Context, parent string) (c chain, e
 		c, err = chainOn(ctx, r, parent)
 		return err
 	})
-	return c, err
+	if err != nil {
+		return c, err
+	}
+	return s.locate(c)
 }
 
 // Mounts returns the mount of an active snapshot or view. Two calls agree unless a
@@ -111,12 +117,15 @@ func (s *Snapshotter) Mounts(ctx context.Context, key string) ([]mount.Mount, er
 		l.dirs = append(l.dirs, s.upper(id))
 	}
 	if c.lazy {
+		if c, err = s.locate(c); err != nil {
+			return nil, fmt.Errorf("mounts of snapshot %q: %w", key, available(err))
+		}
 		n, err := s.heldView(ctx, key, sn.ID, rw, c)
 		if err != nil {
-			return nil, fmt.Errorf("mounts of snapshot %q: %w", key, err)
+			return nil, fmt.Errorf("mounts of snapshot %q: %w", key, available(err))
 		}
 		l.view = filepath.Join(s.views, strconv.FormatUint(n, 10))
-		s.verifyClaims(ctx, c.claims) // also those that a restart of the daemon broke off
+		s.verifyClaims(ctx, c.claims()) // also those that a restart of the daemon broke off
 	}
 	return l.mounts(), nil
 }

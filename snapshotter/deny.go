@@ -36,6 +36,9 @@ func (s *Snapshotter) deny(ctx context.Context, c claim, cause error) {
 	})
 	running := s.running(ctx, on.keys)
 	for _, n := range on.views {
+		if shown, verr := s.store.ViewChain(n); verr == nil && !slices.Contains(shown.Layers, c.layer) {
+			continue // a number from before the store was replaced
+		}
 		err = errors.Join(err, s.o.DenyView(n, cause.Error()))
 	}
 	if err != nil {
@@ -76,7 +79,7 @@ func standingOn(ctx context.Context, r rows, c claim) (standing, error) {
 	}
 	stands := func(name string) bool {
 		for ; name != ""; name = parents[name] {
-			if rw := rest[name]; rw.Layer == c.layer && rw.Claim == c.diffID {
+			if rw := rest[name]; rw.claims(c) {
 				return true
 			}
 		}
@@ -84,7 +87,7 @@ func standingOn(ctx context.Context, r rows, c claim) (standing, error) {
 	}
 	out.keys = slices.DeleteFunc(out.keys, func(key string) bool { return !stands(key) })
 	for name, rw := range rest {
-		if rw.Layer == c.layer && rw.Claim == c.diffID {
+		if rw.claims(c) {
 			out.claims, out.names = append(out.claims, ids[name]), append(out.names, name)
 		}
 		if rw.View != 0 && stands(name) && !slices.Contains(out.views, rw.View) {
@@ -94,6 +97,9 @@ func standingOn(ctx context.Context, r rows, c claim) (standing, error) {
 	slices.Sort(out.names)
 	return out, nil
 }
+
+// claims says whether a snapshot was committed on the strength of c.
+func (r row) claims(c claim) bool { return r.TOC == c.toc && r.Claim == c.diffID }
 
 // deny marks snapshots that nothing may stand on any more.
 func (r rows) deny(ids []string, reason string) error {

@@ -218,10 +218,15 @@ func (g *images) layers(ctx context.Context, ref string, im *image) ([]uint64, e
 	return v.([]uint64), nil
 }
 
-func (g *images) fetch(ctx context.Context, ref string, im *image) ([]uint64, error) {
+func (g *images) fetch(ctx context.Context, ref string, im *image) (_ []uint64, err error) {
 	if g.remote == nil {
 		return nil, fill.ErrNoSource
 	}
+	work, err := g.store.Begin() // until the pin holds what was added
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, work.End()) }()
 	layers := make([]uint64, len(im.Layers))
 	first := len(im.Layers) - len(im.DataLayers())
 	for try := 0; ; try++ {

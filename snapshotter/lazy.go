@@ -33,7 +33,7 @@ type request struct {
 func (s *Snapshotter) extract(ctx context.Context, x extraction, key, parent string, opts []snapshots.Opt) ([]mount.Mount, error) {
 	c, err := s.chainUnder(ctx, parent)
 	if err != nil {
-		return nil, fmt.Errorf("prepare %q: %w", key, err)
+		return nil, fmt.Errorf("prepare %q: %w", key, available(err))
 	}
 	q := request{extraction: x, key: key, chain: c, opts: opts}
 	if x.claimsSentinel() {
@@ -65,9 +65,18 @@ func (s *Snapshotter) extract(ctx context.Context, x extraction, key, parent str
 	return s.create(ctx, snapshots.KindActive, key, parent, opts)
 }
 
+// available gives err the class of what passes when another process locks the store.
+func available(err error) error {
+	if errors.Is(err, store.ErrLocked) {
+		return fmt.Errorf("%w: %w", errdefs.ErrUnavailable, err)
+	}
+	return err
+}
+
 // classed gives err a class that survives the socket, so that the client shows
 // something better than "unknown".
 func classed(err error) error {
+	err = available(err)
 	if errdefs.IsUnavailable(err) || errdefs.IsCanceled(err) || errdefs.IsFailedPrecondition(err) {
 		return err
 	}
@@ -230,10 +239,10 @@ func (s *Snapshotter) answer(ctx context.Context, q request, rw row) error {
 		return fmt.Errorf("answer %s: %w", q.ref, err)
 	}
 	if rw.View != 0 { // the image's last layer: from here on it waits for nobody
-		s.pool.Background(q.chain.with(rw).layers)
+		s.pool.Background(q.chain.with(rw).layers())
 	}
 	if rw.Claim != "" {
-		s.verifyClaims(ctx, []claim{{rw.Layer, rw.Claim}})
+		s.verifyClaims(ctx, []claim{{rw.Layer, rw.TOC, rw.Claim}})
 	}
 	return fmt.Errorf("snapshot %s needs no unpacking: %w", q.ref, errdefs.ErrAlreadyExists)
 }
@@ -251,9 +260,12 @@ func (s *Snapshotter) share(r rows, id string, info snapshots.Info, q request, r
 		return fmt.Errorf("%w: the chain id is taken for TOC %q, this image has %q", errdefs.ErrFailedPrecondition, have.TOC, rw.TOC)
 	case info.Parent != q.chain.name || info.Labels[snapshots.LabelSnapshotRef] != q.ref.String():
 		return fmt.Errorf("%w: a snapshot of that name stands on %q, not on %q", errdefs.ErrFailedPrecondition, info.Parent, q.chain.name)
-	case rw.View == 0 || rw.View == have.View:
+	case rw.Layer == have.Layer && (rw.View == 0 || rw.View == have.View):
 		return nil
 	}
-	have.View = rw.View
+	have.Layer = rw.Layer // another one if the store was replaced since
+	if rw.View != 0 {
+		have.View = rw.View
+	}
 	return s.record(r, id, have)
 }

@@ -9,6 +9,8 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/tocsin/tocsin/store"
 )
 
 // row is what we keep about one snapshot beside containerd's own record, keyed by
@@ -16,9 +18,10 @@ import (
 type row struct {
 	// Sentinel: the empty snapshot that every variant's chain starts with.
 	Sentinel bool `json:"sentinel,omitempty"`
-	// Layer is a lazy snapshot's layer in the store, 0 for an ordinary one.
+	// Layer is the number that a lazy snapshot's layer had in the store when the row was
+	// written, 0 for an ordinary one. It is what the pin holds; TOC says which layer it is.
 	Layer uint64 `json:"layer,omitempty"`
-	// TOC is what the chain id of a lazy snapshot was committed for. While the
+	// TOC is the layer of a lazy snapshot: what its chain id was committed for. While the
 	// snapshot lives, the same chain id with another TOC is refused.
 	TOC digest.Digest `json:"toc,omitempty"`
 	// Claim is a diff_id that was believed when the snapshot was committed and is
@@ -61,6 +64,37 @@ func (r rows) put(id string, v row) error {
 		return fmt.Errorf("row of snapshot %s: %w", id, err)
 	}
 	return r.b.Put([]byte(id), raw)
+}
+
+// storeKey is no id of a snapshot: those are numbers.
+var storeKey = []byte("store")
+
+// store is the store as the rows knew it when one was written last; zero if none was.
+func (r rows) store() (id store.Identity, err error) {
+	raw := r.b.Get(storeKey)
+	if raw == nil {
+		return id, nil
+	}
+	if err := json.Unmarshal(raw, &id); err != nil {
+		return id, fmt.Errorf("the store's identity in metadata.db: %w", err)
+	}
+	return id, nil
+}
+
+// remember notes the store that the numbers in rows are of.
+func (s *Snapshotter) remember(r rows) error {
+	if s.store == nil {
+		return nil
+	}
+	id, err := s.store.Identity()
+	if err != nil {
+		return err
+	}
+	raw, err := json.Marshal(id)
+	if err != nil {
+		return err
+	}
+	return r.b.Put(storeKey, raw)
 }
 
 func (r rows) drop(id string) error { return r.b.Delete([]byte(id)) }

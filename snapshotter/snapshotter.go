@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/tocsin/tocsin/chunked/fill"
 	"github.com/tocsin/tocsin/manifest"
@@ -158,7 +159,11 @@ func (s *Snapshotter) open(root, mnt string) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := s.restore(context.Background()); err != nil {
+	err = s.restore(context.Background())
+	if errors.Is(err, bolterrors.ErrTimeout) {
+		err = fmt.Errorf("%w: another daemon runs on this root: %s", err, store.LockHolder(filepath.Join(s.dir, "metadata.db")))
+	}
+	if err != nil {
 		return errors.Join(err, s.meta.Close())
 	}
 	return nil
@@ -193,8 +198,9 @@ func (s *Snapshotter) Close() error {
 }
 
 // Stat returns what is known about a snapshot. A denied one is an error: when an image is
-// pulled again, this is all that containerd asks about a chain id that it knows. All
-// variants of a namespace share the sentinel's, so one that was lost with the store is
+// pulled again, this is all that containerd asks about a chain id that it knows. So it also
+// brings back a layer that the store lost since. All
+// variants of a namespace share the sentinel's snapshot, so one that was lost with the store is
 // made again: else none of them could be pulled until the last one is removed.
 func (s *Snapshotter) Stat(ctx context.Context, key string) (snapshots.Info, error) {
 	info, err := s.stat(ctx, key)
@@ -208,19 +214,23 @@ func (s *Snapshotter) Stat(ctx context.Context, key string) (snapshots.Info, err
 }
 
 func (s *Snapshotter) stat(ctx context.Context, key string) (info snapshots.Info, err error) {
+	var rw row
 	err = s.read(ctx, func(ctx context.Context, r rows) error {
 		id, found, _, err := storage.GetInfo(ctx, key)
 		if err != nil {
 			return err
 		}
 		info = found
-		rw, err := r.get(id)
+		rw, err = r.get(id)
 		if err == nil && rw.Denied != "" {
 			err = fmt.Errorf("snapshot %s is denied: %s: %w", key, rw.Denied, errdefs.ErrFailedPrecondition)
 		}
 		return err
 	})
-	return info, err
+	if err == nil && rw.TOC != "" && s.lazily() {
+		err = s.heal(ctx, info, rw)
+	}
+	return info, available(err)
 }
 
 // Update changes labels; other field paths are refused. It runs inside containerd's
@@ -344,7 +354,11 @@ func (s *Snapshotter) Usage(ctx context.Context, key string) (snapshots.Usage, e
 		if !s.lazily() {
 			return snapshots.Usage{}, fmt.Errorf("usage of snapshot %q: %w: %w", key, errdefs.ErrUnavailable, errOrdinary)
 		}
-		k, err := s.local.of(rw.Layer)
+		c, err := s.locate(chain{}.with(rw))
+		if err != nil {
+			return snapshots.Usage{}, fmt.Errorf("usage of snapshot %q: %w", key, available(err))
+		}
+		k, err := s.local.of(c.stack[0].n)
 		return k.here, err
 	}
 	u, err := diskUsage(ctx, s.upper(id))

@@ -32,7 +32,7 @@ func (s *Snapshotter) complete(ctx context.Context, im *image, layers []uint64, 
 		if layers[j] == 0 {
 			continue // the sentinel
 		}
-		c := s.verify(ctx, claim{layers[j], l.DiffID})
+		c := s.verify(ctx, claim{layers[j], l.TOC.Digest, l.DiffID})
 		if j == i {
 			mine = c
 		}

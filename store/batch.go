@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -26,6 +25,7 @@ type Batch struct {
 	buffers sync.Pool // of *[]byte, to copy with
 
 	mu     sync.Mutex
+	work   *Work    // nil before the first object and after the end
 	dir    *os.File // ingest directory, locked while the batch lives; nil before the first write and after the end
 	n      int
 	staged []staged
@@ -42,10 +42,10 @@ func (s *Store) NewBatch() *Batch { return &Batch{s: s} }
 
 // Put stages content as object d of that size and verifies both. Content is not read when the object is here.
 func (b *Batch) Put(d digest.Digest, size int64, content io.Reader) error {
-	if err := checkDigest("object", d); err != nil {
+	if err := errors.Join(checkDigest("object", d), b.hold()); err != nil {
 		return err
 	}
-	if b.s.HasObject(d, size) && keepYoung(b.s.path(objectRel(d)), b.s.now()) {
+	if b.s.HasObject(d, size) && keepYoung(b.s.path(objectRel(d)), b.s.stamp()) {
 		return nil
 	}
 	got, n, temp, err := b.stage(d.Algorithm(), content)
@@ -62,11 +62,14 @@ func (b *Batch) Put(d digest.Digest, size int64, content io.Reader) error {
 
 // PutNew stages content under the sha256 digest that it turns out to have.
 func (b *Batch) PutNew(content io.Reader) (digest.Digest, int64, error) {
+	if err := b.hold(); err != nil {
+		return "", 0, err
+	}
 	d, n, temp, err := b.stage(digest.SHA256, content)
 	if err != nil {
 		return "", 0, fmt.Errorf("put object: %w", err)
 	}
-	if b.s.HasObject(d, n) && keepYoung(b.s.path(objectRel(d)), b.s.now()) {
+	if b.s.HasObject(d, n) && keepYoung(b.s.path(objectRel(d)), b.s.stamp()) {
 		return d, n, b.s.disk.unlink(temp)
 	}
 	b.add(staged{temp, d, n})
@@ -93,20 +96,24 @@ func (b *Batch) commit() error {
 	if len(b.staged) == 0 {
 		return nil
 	}
+	for _, o := range b.staged {
+		if err := b.s.disk.touch(o.temp); err != nil {
+			return fmt.Errorf("commit batch: %w", err)
+		}
+	}
 	if err := b.syncStaged(); err != nil {
 		return fmt.Errorf("commit batch: %w", err)
 	}
 	dirs := map[string]bool{}
 	for _, o := range b.staged {
-		path := b.s.path(objectRel(o.digest))
-		dir := filepath.Dir(path)
+		dir := filepath.Dir(b.s.path(objectRel(o.digest)))
 		if !dirs[dir] {
 			if err := b.s.disk.mkdir(dir); err != nil {
 				return fmt.Errorf("commit batch: %w", err)
 			}
 			dirs[dir] = true
 		}
-		if err := b.place(o, path); err != nil {
+		if err := b.place(o); err != nil {
 			return fmt.Errorf("commit object %s: %w", o.digest, err)
 		}
 	}
@@ -140,20 +147,19 @@ func (b *Batch) syncNames(dirs map[string]bool) error {
 	return nil
 }
 
-// place links a staged file to its name. A name that is taken holds the same bytes, unless its length says that it
-// has rotted: then the fresh file takes its place.
-func (b *Batch) place(o staged, path string) error {
-	err := b.s.disk.linkName(o.temp, path)
-	if err == nil || !errors.Is(err, fs.ErrExist) {
-		return err
+// place links a staged file to its name.
+func (b *Batch) place(o staged) error {
+	return b.s.placeObject(o.digest, o.size, func(path string) error { return b.s.disk.linkName(o.temp, path) })
+}
+
+// hold begins the batch's work, before anything is reused.
+func (b *Batch) hold() (err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.work == nil {
+		b.work, err = b.s.Begin()
 	}
-	if b.s.HasObject(o.digest, o.size) && keepYoung(path, b.s.now()) {
-		return nil
-	}
-	if err := b.s.unlinkObject(path); err != nil {
-		return err
-	}
-	return b.s.disk.linkName(o.temp, path)
+	return err
 }
 
 func (b *Batch) add(o staged) {
@@ -229,11 +235,14 @@ func (b *Batch) begin() error {
 }
 
 func (b *Batch) end() error {
-	if b.dir == nil {
-		return nil
+	var err error
+	if b.dir != nil {
+		err = b.s.disk.unlinkTree(b.dir.Name())
+		b.dir.Close()
 	}
-	err := b.s.disk.unlinkTree(b.dir.Name())
-	b.dir.Close()
-	b.dir, b.staged = nil, nil
+	if b.work != nil {
+		err = errors.Join(err, b.work.End())
+	}
+	b.dir, b.staged, b.work = nil, nil, nil
 	return err
 }

@@ -53,7 +53,7 @@ func (s *Store) PutBlob(ctx context.Context, d digest.Digest, r io.Reader) error
 	if err != nil {
 		return err
 	}
-	if keepYoung(path, s.now()) && fileIs(path, d) == nil {
+	if keepYoung(path, s.stamp()) && fileIs(path, d) == nil {
 		return nil
 	}
 	err = s.disk.write(path, 0o444, func(w io.Writer) error {

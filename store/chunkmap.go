@@ -40,7 +40,7 @@ func openChunkMap(path string, n int, boot string, recheck func(i int) bool) (*c
 }
 
 func (m *chunkMap) prepare(n int, boot string, recheck func(i int) bool) error {
-	if err := flockContext(context.Background(), m.f, unix.LOCK_EX); err != nil {
+	if err := pollLock(context.Background(), m.f, unix.LOCK_EX); err != nil {
 		return err
 	}
 	defer unix.Flock(int(m.f.Fd()), unix.LOCK_UN)

@@ -100,6 +100,10 @@ func life(t *testing.T, root string, d *disk) (promises []promise, err error) {
 	}
 	defer s.Close()
 	var layer, view uint64
+	work, err := s.Begin()
+	if err != nil {
+		return nil, err
+	}
 	f := newTestFile(4)
 	im := lifeImage()
 	for _, step := range []struct {
@@ -131,12 +135,14 @@ func life(t *testing.T, root string, d *disk) (promises []promise, err error) {
 			return s.Commit(Commit{Records: []Record{im.record}, Manifests: im.manifests, Name: "img",
 				Kept: map[digest.Digest][]digest.Digest{im.record.Manifest: {lifeKept}}})
 		}, has("image", keptWhole)},
+		{func() error { return work.End() }, nil},
 		{func() error { return s.Pin("p", PinTarget{Layers: []uint64{layer}}, PinOptions{Process: true}) }, nil},
 		{func() error {
 			_, err := s.GC(context.Background(), GCOptions{Grace: -1, Objects: testObjects})
 			return err
 		}, nil},
 		{func() error { return s.Unpin("p") }, nil},
+		{func() error { return s.Advance(Identity{Layer: 40, View: 40}) }, nil},
 	} {
 		if err := step.do(); err != nil {
 			return promises, err

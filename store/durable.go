@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,6 +19,7 @@ const tempPrefix = ".tmp-"
 // before, when set, is asked ahead of each change and may refuse it; the crash test stops the world there.
 type disk struct {
 	before func(op, path string) error
+	stamp  func() time.Time // of what is written
 }
 
 func (d *disk) step(op, path string) error {
@@ -50,16 +52,24 @@ func (d *disk) write(path string, mode fs.FileMode, fill func(w io.Writer) error
 	if err := f.Chmod(mode); err != nil {
 		return err
 	}
+	if err := d.touch(f.Name()); err != nil {
+		return err
+	}
 	if err := d.sync(f); err != nil {
 		return err
 	}
-	if err := d.step("rename", f.Name()+"\x00"+path); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
+	if err := d.rename(f.Name(), path); err != nil {
 		return err
 	}
 	return d.syncDir(dir)
+}
+
+// rename gives a file of one process's own the name path, in place of what has it. It is not made durable.
+func (d *disk) rename(from, path string) error {
+	if err := d.step("rename", from+"\x00"+path); err != nil {
+		return err
+	}
+	return os.Rename(from, path)
 }
 
 // remove is the mirror of write. The caller has made the index forget path. A path that is not there is no error.
@@ -139,6 +149,9 @@ func (d *disk) linkName(from, path string) error {
 	}
 	return os.Link(from, path)
 }
+
+// touch gives a file the time that gc goes by.
+func (d *disk) touch(path string) error { return os.Chtimes(path, time.Time{}, d.stamp()) }
 
 func (d *disk) sync(f *os.File) error {
 	if err := d.step("fsync", f.Name()); err != nil {

@@ -28,6 +28,6 @@ var (
 	// ErrReplaced says that index.db is no longer the one that this process opened, or an older copy of it: the numbers
 	// that the process knows name other things there. Open the store again.
 	ErrReplaced = errors.New("the store was replaced")
-	// ErrLocked says that index.lock could not be had within Options.LockTimeout.
-	ErrLocked = errors.New("index is locked")
+	// ErrLocked says that index.lock could not be had within Options.LockTimeout, because of a process that is named.
+	ErrLocked = errors.New("the store is locked")
 )

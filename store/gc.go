@@ -32,7 +32,7 @@ type Finding struct {
 	Kind    string // "garbage", "missing", "corrupt" or "kept"
 	Object  string // what it is about: "layer 7", or a path below the root
 	Problem string
-	Bytes   int64 // of the file, where there is one
+	Bytes   int64 // that the file occupies, where there is one
 	Done    bool  // removed or repaired
 }
 
@@ -44,13 +44,14 @@ type gcRun struct {
 	ctx     context.Context //nolint:containedctx // lives for one call of GC
 	o       GCOptions
 	cutoff  time.Time
+	yielded string // the lock file of the work that moved cutoff
 	marks   *marks
 	seen    int             // transaction of the index whose roots are all marked
 	gone    map[string]bool // directories of layers and views whose rows went, or would in a dry run
 	results []Finding
 }
 
-// GC removes what neither names nor pins lead to, and tells what. It never blocks a reader; writers of the index wait
+// GC removes what neither names nor pins lead to and no work under way has touched, and tells what. It never blocks a reader; writers of the index wait
 // for a batch of unlinks at most. A failed GC has removed a part, in an order that leaves the store whole.
 func (s *Store) GC(ctx context.Context, o GCOptions) ([]Finding, error) {
 	grace := o.Grace
@@ -58,10 +59,10 @@ func (s *Store) GC(ctx context.Context, o GCOptions) ([]Finding, error) {
 		grace = DefaultGrace
 	}
 	g := &gcRun{s: s, ctx: ctx, o: o, cutoff: s.now().Add(-max(grace, 0)), marks: newMarks(s, o.Objects), gone: map[string]bool{}}
-	if err := s.dropDeadPins(); err != nil {
+	if err := s.dropDeadPins(ctx); err != nil {
 		return nil, fmt.Errorf("gc: dead pins: %w", err)
 	}
-	for _, step := range []func() error{g.sweepRows, g.sweepViews, g.sweepLayers, g.sweepBlobs, g.sweepObjects, g.sweepPartials, g.sweepIngest} {
+	for _, step := range []func() error{g.yield, g.sweepRows, g.sweepViews, g.sweepLayers, g.sweepBlobs, g.sweepObjects, g.sweepPartials, g.sweepIngest} {
 		if err := step(); err != nil {
 			return g.results, fmt.Errorf("gc: %w", err)
 		}
@@ -81,7 +82,7 @@ func (g *gcRun) found(kind, object, problem string, bytes int64) {
 // reachable since the last look is marked first, outside. The roots are nil when the index did not change since.
 func (g *gcRun) settled(run func(func(tx *bolt.Tx) error) error, fn func(tx *bolt.Tx, r *roots) error) error {
 	for {
-		if err := context.Cause(g.ctx); err != nil {
+		if err := errors.Join(context.Cause(g.ctx), g.yield()); err != nil {
 			return err
 		}
 		var fresh *roots
@@ -109,11 +110,15 @@ func (g *gcRun) settled(run func(func(tx *bolt.Tx) error) error, fn func(tx *bol
 	}
 }
 
+func (g *gcRun) view(fn func(tx *bolt.Tx) error) error { return g.s.viewContext(g.ctx, fn) }
+
+func (g *gcRun) update(fn func(tx *bolt.Tx) error) error { return g.s.updateContext(g.ctx, fn) }
+
 // sweepRows makes the index forget, before any file goes.
 func (g *gcRun) sweepRows() error {
-	run := g.s.update
+	run := g.update
 	if g.o.DryRun {
-		run = g.s.view
+		run = g.view
 	}
 	return g.settled(run, func(tx *bolt.Tx, r *roots) error {
 		if g.marks.unknown != nil {

@@ -135,7 +135,8 @@ func TestGCKeepsListAndInstances(t *testing.T) {
 
 func TestPinsKeep(t *testing.T) {
 	s := newStore(t)
-	putObjects(t, s, "a", "b", "loose")
+	putObjects(t, s, "a", "b")
+	loose := putBytes(t, s, []byte("loose"))
 	a, b := putTOC(t, s, "a", "a"), putTOC(t, s, "b", "b")
 	view := must[uint64](t)(s.PutView(Chain{Layers: []uint64{b}}, []byte("tree")))
 	im := putImage(t, s, "linux/amd64")
@@ -146,7 +147,7 @@ func TestPinsKeep(t *testing.T) {
 
 	ok(t, s.Pin("snapshot/1", PinTarget{Layers: []uint64{a}}, PinOptions{}))
 	ok(t, s.Pin("mount/x", PinTarget{Views: []uint64{view}}, PinOptions{Process: true}))
-	ok(t, s.Pin("m", PinTarget{Manifests: []digest.Digest{im.record.Manifest}, Objects: []digest.Digest{digest.FromString("loose")}},
+	ok(t, s.Pin("m", PinTarget{Manifests: []digest.Digest{im.record.Manifest}, Blobs: []digest.Digest{loose}},
 		PinOptions{Expires: s.now().Add(time.Hour)}))
 	if f := gcAll(t, s, GCOptions{}); len(f) != 0 {
 		t.Fatalf("gc took %+v", f)
@@ -161,7 +162,7 @@ func TestPinsKeep(t *testing.T) {
 	later := s.now().Add(2 * time.Hour)
 	s.now = func() time.Time { return later }
 	gcAll(t, s, GCOptions{})
-	if hasObject(s, "loose") || !hasObject(s, "a") || !hasObject(s, "b") {
+	if _, there := s.HasBlob(loose); there || !hasObject(s, "a") || !hasObject(s, "b") {
 		t.Fatal("expiry")
 	}
 	ok(t, s.Unpin("snapshot/1"))

@@ -16,6 +16,8 @@ import (
 type Identity struct {
 	ID    string // random, made with index.db
 	Epoch uint64 // grows with every change
+	// Layer and View are the highest numbers that were handed out.
+	Layer, View uint64
 }
 
 // Knows says whether numbers that were handed out at then still mean the same in id: it is the same index, and not an
@@ -53,11 +55,20 @@ func identityOf(tx *bolt.Tx) (Identity, error) {
 	if err == nil && !ok {
 		err = fmt.Errorf("index.db: %w: it has no identity", ErrCorrupt)
 	}
-	id := Identity{row.ID, uint64(tx.ID())}
+	id := Identity{row.ID, uint64(tx.ID()), sequenceOf(tx, bucketLayers), sequenceOf(tx, bucketViews)}
 	if tx.Writable() {
 		id.Epoch--
 	}
 	return id, err
+}
+
+// sequenceOf is 0 for a bucket that is missing, which is damage and another's concern.
+func sequenceOf(tx *bolt.Tx, bucket []byte) uint64 {
+	b := tx.Bucket(bucket)
+	if b == nil {
+		return 0
+	}
+	return b.Sequence()
 }
 
 // Identity gives the index that this process works on. ErrReplaced if it is no longer the one that it opened.

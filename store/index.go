@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"os"
 	"slices"
 
 	bolt "go.etcd.io/bbolt"
@@ -132,9 +131,12 @@ func (s *Store) withIndex(readOnly bool, fn func(db *bolt.DB) error) error {
 
 // view runs fn in a read transaction. fn keeps no slice of it and does nothing slow: other processes wait.
 func (s *Store) view(fn func(tx *bolt.Tx) error) error {
-	s.index.RLock()
-	defer s.index.RUnlock()
-	unlock, err := s.lockIndex(context.Background(), unix.LOCK_SH)
+	return s.viewContext(context.Background(), fn)
+}
+
+// viewContext is view that waits for others no longer than until ctx ends.
+func (s *Store) viewContext(ctx context.Context, fn func(tx *bolt.Tx) error) error {
+	unlock, err := s.lockIndex(ctx, unix.LOCK_SH)
 	if err != nil {
 		return err
 	}
@@ -152,9 +154,12 @@ func (s *Store) view(fn func(tx *bolt.Tx) error) error {
 // update runs fn in a write transaction; its error rolls everything back. The files that fn makes the index name
 // are durable before.
 func (s *Store) update(fn func(tx *bolt.Tx) error) error {
-	s.index.Lock()
-	defer s.index.Unlock()
-	unlock, err := s.lockIndex(context.Background(), unix.LOCK_EX)
+	return s.updateContext(context.Background(), fn)
+}
+
+// updateContext is update that waits for others no longer than until ctx ends.
+func (s *Store) updateContext(ctx context.Context, fn func(tx *bolt.Tx) error) (err error) {
+	unlock, err := s.lockIndex(ctx, unix.LOCK_EX)
 	if err != nil {
 		return err
 	}
@@ -178,54 +183,6 @@ func (s *Store) change(db *bolt.DB, fn func(tx *bolt.Tx) error) error {
 		s.identity.reach(epoch)
 	}
 	return err
-}
-
-// lockIndex takes index.lock on a descriptor of its own and returns what gives it back.
-func (s *Store) lockIndex(ctx context.Context, how int) (unlock func(), err error) {
-	f, err := os.OpenFile(s.path("index.lock"), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, s.lockTimeout)
-	defer cancel()
-	if err := flockContext(ctx, f, how); err != nil {
-		return nil, fmt.Errorf("%s: %w", f.Name(), err)
-	}
-	return func() { f.Close() }, nil
-}
-
-// flockContext waits for a lock on f with a blocking flock, which the kernel queues fairly, unlike a poll. On error
-// f is closed, at once or when the wait that cannot be broken off ends.
-func flockContext(ctx context.Context, f *os.File, how int) error {
-	fd := int(f.Fd())
-	err := unix.Flock(fd, how|unix.LOCK_NB)
-	if err == nil {
-		return nil
-	}
-	if err != unix.EWOULDBLOCK {
-		f.Close()
-		return err
-	}
-	done := make(chan error, 1)
-	go func() { done <- flockRetry(fd, how) }()
-	select {
-	case err := <-done:
-		if err != nil {
-			f.Close()
-		}
-		return err
-	case <-ctx.Done():
-		go func() { <-done; f.Close() }()
-		return fmt.Errorf("%w: %w", ErrLocked, context.Cause(ctx))
-	}
-}
-
-func flockRetry(fd, how int) error {
-	for {
-		if err := unix.Flock(fd, how); err != unix.EINTR {
-			return err
-		}
-	}
 }
 
 func numberKey(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }

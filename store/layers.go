@@ -62,7 +62,7 @@ type LayerRow struct {
 	// Quarantined is true when there are sources and each is in quarantine or was: what is missing of the layer is denied
 	// until the first of them is asked again.
 	Quarantined bool
-	Created     time.Time
+	Created     time.Time // or named again: gc goes by it
 }
 
 // derived is the Proof of a layer whose index was derived from its tar. Programs that wrote no Proof compared less, and a
@@ -235,7 +235,7 @@ func (s *Store) putLayerRow(row LayerRow, dir string, indexChanged bool) (n uint
 			return err
 		}
 		if have == nil {
-			have = &LayerRow{TOC: row.TOC, TOCRef: row.TOCRef, NoTar: row.NoTar, Created: s.now()}
+			have = &LayerRow{TOC: row.TOC, TOCRef: row.TOCRef, NoTar: row.NoTar, Created: s.stamp()}
 			if have.Number, err = tx.Bucket(bucketLayers).NextSequence(); err != nil {
 				return err
 			}
@@ -249,6 +249,7 @@ func (s *Store) putLayerRow(row LayerRow, dir string, indexChanged bool) (n uint
 		if err := have.merge(&row); err != nil {
 			return err
 		}
+		have.Created = s.stamp()
 		if err := putJSON(tx, bucketLayers, numberKey(n), have); err != nil {
 			return err
 		}
@@ -355,6 +356,7 @@ func (s *Store) AddSource(n uint64, src Source) error {
 	}
 	return s.editLayer(n, func(row *LayerRow) error {
 		row.addSources([]Source{src})
+		row.Created = s.stamp()
 		return nil
 	})
 }

@@ -72,7 +72,7 @@ func (s *Store) PutManifest(raw []byte, d digest.Digest, mediaType string) error
 	if err := m.check(); err != nil {
 		return err
 	}
-	return s.update(func(tx *bolt.Tx) error { return putManifest(tx, &m, s.now()) })
+	return s.update(func(tx *bolt.Tx) error { return putManifest(tx, &m, s.stamp()) })
 }
 
 func putManifest(tx *bolt.Tx, m *RawManifest, now time.Time) error {

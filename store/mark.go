@@ -24,7 +24,6 @@ type roots struct {
 	records   map[digest.Digest]bool
 	manifests map[digest.Digest]bool
 	blobs     map[digest.Digest]bool
-	objects   map[digest.Digest]bool
 	views     map[uint64]bool
 	layers    map[uint64]bool
 	pinned    map[uint64]bool                   // layers that a live pin holds, or shows
@@ -34,7 +33,7 @@ type roots struct {
 
 // readRoots follows the rows of the index, which is quick, and leaves the contents to marks.
 func (s *Store) readRoots(tx *bolt.Tx, cutoff time.Time) (*roots, error) {
-	r := &roots{map[digest.Digest]bool{}, map[digest.Digest]bool{}, map[digest.Digest]bool{}, map[digest.Digest]bool{},
+	r := &roots{map[digest.Digest]bool{}, map[digest.Digest]bool{}, map[digest.Digest]bool{},
 		map[uint64]bool{}, map[uint64]bool{}, map[uint64]bool{}, nil, nil}
 	var rows checkRows
 	if err := rows.read(tx); err != nil {
@@ -90,7 +89,6 @@ func (r *roots) addTarget(t *PinTarget) {
 	set(r.views, t.Views)
 	set(r.manifests, t.Manifests)
 	set(r.blobs, t.Blobs)
-	set(r.objects, t.Objects)
 }
 
 func (r *roots) addRecords(tx *bolt.Tx, cutoff time.Time) error {
@@ -192,11 +190,6 @@ func (m *marks) covers(tx *bolt.Tx, r *roots) bool {
 			return false
 		}
 	}
-	for d := range r.objects {
-		if !m.has(objectRel(d)) {
-			return false
-		}
-	}
 	for d, blobs := range r.kept {
 		if m.manifests[d] && slices.ContainsFunc(blobs, func(b digest.Digest) bool { return !m.has(blobRel(b)) }) {
 			return false
@@ -212,9 +205,6 @@ func (m *marks) add(r *roots) error {
 	}
 	for d := range r.blobs {
 		m.keep(blobRel(d))
-	}
-	for d := range r.objects {
-		m.keep(objectRel(d))
 	}
 	for d := range r.manifests {
 		if err := m.addManifest(d); err != nil {

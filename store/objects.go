@@ -1,12 +1,12 @@
 package store
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -60,7 +60,7 @@ func (s *Store) LinkObject(d, list digest.Digest, size int64) error {
 	}
 	defer f.Close()
 	path := s.path(objectRel(d))
-	if !keepYoung(path, s.now()) {
+	if !keepYoung(path, s.stamp()) {
 		return fmt.Errorf("object %s: %w", d, ErrNotFound)
 	}
 	link := filepath.Join(filepath.Dir(path), filepath.Base(partialRel(d, list)))
@@ -77,15 +77,45 @@ func (s *Store) LinkObject(d, list digest.Digest, size int64) error {
 	return s.disk.link(f, link)
 }
 
+// placeObject gives a whole new file the name of object d, with link. A name that is taken holds the same bytes, unless
+// its length says that it has rotted: then the new file takes its place, without a moment in which neither is there.
+func (s *Store) placeObject(d digest.Digest, size int64, link func(path string) error) error {
+	path := s.path(objectRel(d))
+	err := link(path)
+	if !errors.Is(err, fs.ErrExist) || s.HasObject(d, size) && keepYoung(path, s.stamp()) {
+		return ignoreExist(err)
+	}
+	temp := filepath.Join(filepath.Dir(path), tempPrefix+rand.Text())
+	if err := errors.Join(s.unlinkLinks(path), link(temp)); err != nil {
+		return err
+	}
+	return s.disk.rename(temp, path)
+}
+
+func ignoreExist(err error) error {
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	return err
+}
+
 // unlinkObject removes the object at path, and the links "<hex>-<c>" to it first: none outlives its object. It is not
 // made durable.
 func (s *Store) unlinkObject(path string) error {
+	if err := s.unlinkLinks(path); err != nil {
+		return err
+	}
+	return s.disk.unlink(path)
+}
+
+// unlinkLinks removes the links to the object at path.
+func (s *Store) unlinkLinks(path string) error {
 	names, err := readNames(filepath.Dir(path))
 	if err != nil {
 		return err
 	}
-	for _, n := range slices.Backward(names) { // sorted, so links come after it
-		if baseName(n) != filepath.Base(path) {
+	for _, n := range names {
+		if baseName(n) != filepath.Base(path) || n == filepath.Base(path) {
 			continue
 		}
 		if err := s.disk.unlink(filepath.Join(filepath.Dir(path), n)); err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tocsin/tocsin/store/boltfile"
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 	"golang.org/x/sys/unix"
 )
 
@@ -31,6 +32,9 @@ func (s *Store) withDB(path string, readOnly bool, fn func(db *bolt.DB) error) e
 				return f, err
 			},
 		})
+		if errors.Is(err, bolterrors.ErrTimeout) {
+			err = fmt.Errorf("%w by %s", ErrLocked, LockHolder(path))
+		}
 		if err != nil {
 			return fmt.Errorf("open %s: %w", path, err)
 		}

@@ -82,8 +82,7 @@ func (p *Partial) open() (again bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if err := flockContext(context.Background(), p.f, unix.LOCK_SH); err != nil {
-		p.f = nil
+	if err := pollLock(context.Background(), p.f, unix.LOCK_SH); err != nil {
 		return false, err
 	}
 	if p.s.HasObject(p.key.Digest, p.key.Size) { // completed while we waited, or just before we made an empty file
@@ -125,10 +124,10 @@ func (p *Partial) ready() (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if err := flockContext(context.Background(), dir, unix.LOCK_EX); err != nil {
+	defer dir.Close()
+	if err := pollLock(context.Background(), dir, unix.LOCK_EX); err != nil {
 		return false, err
 	}
-	defer dir.Close()
 	if fi, err = p.f.Stat(); err != nil || fi.Size() == p.key.Size {
 		return true, err
 	}
@@ -344,16 +343,14 @@ func (p *Partial) publish() error {
 	if err := p.f.Chmod(0o444); err != nil {
 		return err
 	}
+	if err := p.s.disk.touch(p.path); err != nil && !notExist(err) { // another process may have dropped the name
+		return err
+	}
 	if err := p.s.disk.sync(p.f); err != nil {
 		return err
 	}
-	err := p.s.disk.link(p.f, path)
-	if errors.Is(err, fs.ErrExist) && !p.s.HasObject(p.key.Digest, p.key.Size) {
-		if err = p.s.unlinkObject(path); err == nil { // its length shows rot
-			err = p.s.disk.link(p.f, path)
-		}
-	}
-	if err != nil && !errors.Is(err, fs.ErrExist) {
+	err := p.s.placeObject(p.key.Digest, p.key.Size, func(path string) error { return p.s.disk.link(p.f, path) })
+	if err != nil {
 		return err
 	}
 	return p.s.disk.syncDir(filepath.Dir(path))

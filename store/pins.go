@@ -21,7 +21,6 @@ type PinTarget struct {
 	Views     []uint64        `json:",omitempty"` // with their layers
 	Manifests []digest.Digest `json:",omitempty"` // with what they name
 	Blobs     []digest.Digest `json:",omitempty"`
-	Objects   []digest.Digest `json:",omitempty"`
 }
 
 // PinOptions says how long a pin lives; the zero value lives until Unpin.
@@ -53,7 +52,7 @@ func (s *Store) Pin(id string, t PinTarget, o PinOptions) error {
 	if id == "" || len(id) > maxName {
 		return fmt.Errorf("pin %q: %w: bad id", id, ErrConflict)
 	}
-	for what, ds := range map[string][]digest.Digest{"manifest": t.Manifests, "blob": t.Blobs, "object": t.Objects} {
+	for what, ds := range map[string][]digest.Digest{"manifest": t.Manifests, "blob": t.Blobs} {
 		for _, d := range ds {
 			if err := checkDigest(what, d); err != nil {
 				return fmt.Errorf("pin %q: %w", id, err)
@@ -149,31 +148,21 @@ func (s *Store) lockHeld(name string) bool {
 
 // processLock gives the name of this process's lock file, held until Close or death.
 func (s *Store) processLock() (string, error) {
-	s.pinMu.Lock()
-	defer s.pinMu.Unlock()
-	for s.pinFile == nil {
-		f, err := os.CreateTemp(s.path("pins"), fmt.Sprintf("%d-", os.Getpid()))
+	s.held.mu.Lock()
+	defer s.held.mu.Unlock()
+	if s.held.pins == nil {
+		f, err := s.lockFile(fmt.Sprintf("%d-", os.Getpid()))
 		if err != nil {
 			return "", err
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), s.lockTimeout)
-		err = flockContext(ctx, f, unix.LOCK_EX)
-		cancel()
-		if err != nil {
-			return "", fmt.Errorf("lock %s: %w", f.Name(), err)
-		}
-		if sameFile(f, f.Name()) { // else gc took it for a leftover before it was locked
-			s.pinFile = f
-		} else {
-			f.Close()
-		}
+		s.held.pins = f
 	}
-	return filepath.Base(s.pinFile.Name()), nil
+	return filepath.Base(s.held.pins.Name()), nil
 }
 
 // dropDeadPins removes the rows of pins that ended and the lock files of processes that died.
-func (s *Store) dropDeadPins() error {
-	err := s.update(func(tx *bolt.Tx) error {
+func (s *Store) dropDeadPins(ctx context.Context) error {
+	err := s.updateContext(ctx, func(tx *bolt.Tx) error {
 		var dead []string
 		err := s.eachPin(tx, func(id string, _ *pinRow, live bool) {
 			if !live {

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 )
 
 // The test binary is its own helper: with these variables it does one job on a store and no tests.
@@ -40,6 +41,10 @@ func helper(job, root string) error {
 	switch job {
 	case "fill":
 		return helperFill(s)
+	case "lock shared":
+		_, err = s.lockIndex(context.Background(), unix.LOCK_SH)
+	case "lock":
+		_, err = s.lockIndex(context.Background(), unix.LOCK_EX)
 	case "pin":
 		err = s.Pin("p", PinTarget{Layers: []uint64{1}}, PinOptions{Process: true})
 	case "batch":

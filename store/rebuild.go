@@ -186,7 +186,7 @@ func (s *Store) adoptLayers(w *salvaged, validate func([]byte) error) error {
 			continue
 		}
 		bucket, key := layerKey(row)
-		row.Number, row.Created = keyNumber(w.rows[string(bucket)][string(key)]), s.now()
+		row.Number, row.Created = keyNumber(w.rows[string(bucket)][string(key)]), s.stamp()
 		if _, taken := w.rows[string(bucketLayers)][string(numberKey(row.Number))]; taken || row.Number == 0 {
 			last++
 			row.Number = last

@@ -55,7 +55,7 @@ func (s *Store) Commit(c Commit) error {
 		return fmt.Errorf("commit %s: %w", c.Name, err)
 	}
 	err := s.update(func(tx *bolt.Tx) error {
-		now := s.now()
+		now := s.stamp()
 		for i := range c.Manifests {
 			if err := putManifest(tx, &c.Manifests[i], now); err != nil {
 				return err

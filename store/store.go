@@ -12,9 +12,9 @@ import (
 	"time"
 )
 
-// DefaultLockTimeout is how long a call waits for other processes at index.lock. Transactions last milliseconds
-// (spec/mounts.md D), so a wait of this length means that something is wrong, not that somebody is busy.
-const DefaultLockTimeout = 30 * time.Second
+// DefaultLockTimeout is how long a call waits for other processes at index.lock. Transactions last milliseconds, so a
+// wait of this length means that something is wrong, not that somebody is busy; and containerd's clients wait longer.
+const DefaultLockTimeout = 10 * time.Second
 
 // Options says how a store is opened. Nil and the zero value are usable.
 type Options struct {
@@ -34,12 +34,17 @@ type Store struct {
 	now         func() time.Time
 	smallBatch  int // objects or directories that a batch syncs one by one
 
-	index    sync.RWMutex // orders goroutines at the index; index.lock orders processes
+	queue    lockQueue
 	identity recognized
 	sound    soundness
+	held     heldFiles
+}
 
-	pinMu   sync.Mutex
-	pinFile *os.File // held while this process may own process pins; nil until the first
+// heldFiles are the lock files in pins/ that say that this process lives.
+type heldFiles struct {
+	mu    sync.Mutex
+	pins  *os.File           // held while this process may own process pins; nil until the first
+	works map[*Work]struct{} // under way in this process
 }
 
 // Open opens the store at root and makes it if it is not there. ErrSchema when another version wrote it.
@@ -73,6 +78,8 @@ func prepare(root string, o *Options, d *disk) (*Store, error) {
 		return nil, fmt.Errorf("open store %s: %w", root, err)
 	}
 	s := &Store{root: abs, disk: d, lockTimeout: o.LockTimeout, log: o.Logger, now: time.Now, smallBatch: defaultSmallBatch}
+	s.held.works, s.queue.turn = map[*Work]struct{}{}, make(chan struct{}, 1)
+	d.stamp = s.stamp
 	if s.lockTimeout <= 0 {
 		s.lockTimeout = DefaultLockTimeout
 	}
@@ -100,13 +107,13 @@ func (s *Store) IngestDir() string { return s.path("ingest") }
 // Close ends the claims of this process's pins. Files, mappings and partial objects that were handed out stay valid
 // and are closed by those who hold them.
 func (s *Store) Close() error {
-	s.pinMu.Lock()
-	defer s.pinMu.Unlock()
-	if s.pinFile == nil {
+	s.held.mu.Lock()
+	defer s.held.mu.Unlock()
+	if s.held.pins == nil {
 		return nil
 	}
-	f := s.pinFile
-	s.pinFile = nil
+	f := s.held.pins
+	s.held.pins = nil
 	return errors.Join(s.disk.unlink(f.Name()), f.Close())
 }
 

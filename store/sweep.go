@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -51,7 +52,7 @@ func (g *gcRun) sweepDirs(top string, claimed func(tx *bolt.Tx, name string) boo
 	for _, name := range names {
 		rel := filepath.Join(top, name)
 		var garbage bool
-		err := g.s.view(func(tx *bolt.Tx) error {
+		err := g.view(func(tx *bolt.Tx) error {
 			garbage = g.gone[rel] && g.o.DryRun || !claimed(tx, name) && (g.gone[rel] || !g.dirTooYoung(rel))
 			return nil
 		})
@@ -77,12 +78,16 @@ func (g *gcRun) sweepDirs(top string, claimed func(tx *bolt.Tx, name string) boo
 }
 
 func (g *gcRun) removeDir(rel, name string, claimed func(tx *bolt.Tx, name string) bool) error {
-	return g.s.view(func(tx *bolt.Tx) error {
+	return g.view(func(tx *bolt.Tx) error {
 		if claimed(tx, name) {
 			return nil
 		}
 		size := g.s.dirSize(rel)
-		if err := g.s.disk.unlinkTree(g.s.path(rel)); err != nil {
+		err := g.s.disk.unlinkTree(g.s.path(rel))
+		if errors.Is(err, unix.ENOTEMPTY) { // the same layer is being put again: what is missing is found before its row
+			return nil
+		}
+		if err != nil {
 			return err
 		}
 		g.found("garbage", rel, "not reached", size)
@@ -103,10 +108,19 @@ func (s *Store) dirSize(rel string) (size int64) {
 	entries, _ := os.ReadDir(s.path(rel))
 	for _, e := range entries {
 		if fi, err := e.Info(); err == nil {
-			size += fi.Size()
+			size += onDisk(fi)
 		}
 	}
 	return size
+}
+
+// onDisk is what a file occupies, which is what is free without it: a sparse one may be far longer.
+func onDisk(fi os.FileInfo) int64 {
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok {
+		return fi.Size()
+	}
+	return st.Blocks * 512 // st_blocks counts 512-byte units whatever the block size
 }
 
 // sweepBlobs goes through blobs/<algo>.
@@ -152,7 +166,7 @@ func (g *gcRun) sweepFiles(rel string, names []string, dead func(name string) bo
 		return !(strings.HasPrefix(n, tempPrefix) || dead(n)) || g.tooYoung(g.s.path(filepath.Join(rel, n)))
 	})
 	for batch := range slices.Chunk(candidates, batchSize) {
-		err := g.settled(g.s.view, func(*bolt.Tx, *roots) error {
+		err := g.settled(g.view, func(*bolt.Tx, *roots) error {
 			if g.o.Objects != nil && g.marks.blind != nil {
 				return nil
 			}
@@ -179,12 +193,12 @@ func (g *gcRun) removeFile(rel string) error {
 		return nil
 	}
 	if g.o.DryRun {
-		g.found("garbage", rel, "not reached", fi.Size())
+		g.found("garbage", rel, "not reached", onDisk(fi))
 		return nil
 	}
 	removed, err := g.s.removeUnlocked(path, g.cutoff)
 	if removed {
-		g.found("garbage", rel, "not reached", fi.Size())
+		g.found("garbage", rel, "not reached", onDisk(fi))
 	}
 	return err
 }

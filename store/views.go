@@ -95,7 +95,7 @@ func (s *Store) putView(c Chain, tree []byte, replaced uint64) (uint64, error) {
 		if err := s.disk.write(path, 0o444, fillBytes(tree)); err != nil {
 			return 0, fmt.Errorf("put view %d: %w", n, err)
 		}
-		got, err := s.putViewRow(viewRow{Number: n, Layers: c.Layers, Claim: c.Claim, Created: s.now()}, path, replaced)
+		got, err := s.putViewRow(viewRow{Number: n, Layers: c.Layers, Claim: c.Claim, Created: s.stamp()}, path, replaced)
 		if err == nil && got == n {
 			return n, nil
 		}
@@ -108,9 +108,17 @@ func (s *Store) putView(c Chain, tree []byte, replaced uint64) (uint64, error) {
 	}
 }
 
-// nextView takes a number before its row exists, because the directory carries it. A number lost in a crash stays lost.
+// nextView takes a number before its row exists, because the directory carries it. A number lost in a crash stays lost,
+// and one whose directory an index left that is gone is not taken: a process may still show it.
 func (s *Store) nextView() (n uint64, err error) {
 	err = s.update(func(tx *bolt.Tx) error {
+		last, err := s.highestView()
+		if err == nil {
+			err = advance(tx.Bucket(bucketViews), last)
+		}
+		if err != nil {
+			return err
+		}
 		if n, err = tx.Bucket(bucketViews).NextSequence(); err == nil && n > MaxView {
 			return fmt.Errorf("%w: all %d view numbers are used", ErrConflict, MaxView)
 		}

@@ -114,6 +114,6 @@ func (s *Store) restoreLayer(tx *bolt.Tx, n uint64) error {
 	if row == nil {
 		return tx.Bucket(bucketLayers).Delete(numberKey(n))
 	}
-	row.Created = s.now()
+	row.Created = s.stamp()
 	return putJSON(tx, bucketLayers, numberKey(n), row)
 }

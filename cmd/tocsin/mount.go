@@ -138,6 +138,11 @@ func (a *app) mount(ctx context.Context, dir string, choose func(*store.Store) (
 		return err
 	}
 	defer closing(&err, l.close)
+	work, err := l.store.Begin() // until the pin holds the view too
+	if err != nil {
+		return err
+	}
+	defer closing(&err, work.End)
 	rec, err := choose(l.store)
 	if err != nil {
 		return err
@@ -155,6 +160,9 @@ func (a *app) mount(ctx context.Context, dir string, choose func(*store.Store) (
 		return err
 	}
 	if err := l.store.Pin(pin, store.PinTarget{Manifests: []digest.Digest{rec.Manifest}, Layers: rec.Layers, Views: []uint64{view}}, store.PinOptions{Process: true}); err != nil {
+		return err
+	}
+	if err := work.End(); err != nil {
 		return err
 	}
 	return a.serveView(ctx, l, view, dir)

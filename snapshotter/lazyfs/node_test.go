@@ -44,6 +44,7 @@ func TestErrnoOf(t *testing.T) {
 	}{
 		{nil, fuse.OK},
 		{fmt.Errorf("view 3: %w", store.ErrNotFound), fuse.Status(syscall.ESTALE)},
+		{fmt.Errorf("view 3: %w", store.ErrReplaced), fuse.Status(syscall.ESTALE)},
 		{errStale, fuse.Status(syscall.ESTALE)},
 		{fmt.Errorf("read: %w", context.Canceled), fuse.EINTR},
 		{fill.ErrDigestMismatch, fuse.EIO},
