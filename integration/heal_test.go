@@ -158,6 +158,21 @@ func (s *sick) shownViews(t *testing.T, files []string) []string {
 	})
 }
 
+// used is a place in a file that is not in an empty part of it, if a few tries find one.
+func used(t *testing.T, path string, rnd *rand.Rand) (at int) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 50 {
+		if at = rnd.IntN(len(b)); b[at] != 0 {
+			break
+		}
+	}
+	return at
+}
+
 // damage flips a bit of a file in place, as a disk does.
 func damage(t *testing.T, path string, at int, bit int) {
 	t.Helper()
@@ -181,7 +196,7 @@ func TestRotHeals(t *testing.T) {
 	for _, kind := range []struct {
 		name, below string
 		is          func(name string) bool
-		all         bool // every flip is damage
+		all         bool // every flip is noticed
 	}{
 		{"layer index", "layers", func(n string) bool { return filepath.Base(n) == "index" }, true},
 		{"tar-split", "layers", func(n string) bool { return filepath.Base(n) == "tar-split" }, true},
@@ -218,7 +233,7 @@ func TestRotHeals(t *testing.T) {
 				if fi.Size() == 0 {
 					continue
 				}
-				at, bit := rnd.IntN(int(fi.Size())), rnd.IntN(8)
+				at, bit := used(t, file, rnd), rnd.IntN(8)
 				damage(t, file, at, bit)
 				what := fmt.Sprintf("%s, byte %d, bit %d", strings.TrimPrefix(file, s.root), at, bit)
 				if s.heal(t, what) {
@@ -228,7 +243,7 @@ func TestRotHeals(t *testing.T) {
 				}
 			}
 			t.Logf("%d of %d noticed", noticed, flips)
-			if noticed == 0 {
+			if noticed == 0 && kind.name != "map" { // a mark that is none is a chunk to fetch, and no damage
 				t.Error("no flip was noticed")
 			}
 		})

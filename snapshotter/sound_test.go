@@ -37,6 +37,9 @@ func TestRotInMetadata(t *testing.T) {
 		}
 		if verifyMetadata(path) != nil {
 			refused++
+			if CheckMetadata(root) == nil {
+				t.Errorf("byte %d: check does not notice", at)
+			}
 			if s, err := New(&Options{Root: root}); err == nil {
 				t.Errorf("byte %d: a damaged metadata.db is opened", at)
 				s.Close()

@@ -130,7 +130,11 @@ func (c *checkRun) checkManifests() error {
 			continue // gc was here
 		}
 		if err != nil {
-			c.found("corrupt", "manifest "+string(d), "%v", err)
+			f := c.found("corrupt", "manifest "+string(d), "%v", err)
+			if c.o.Repair {
+				delete(c.rows.manifests, d)
+				c.settle(f, c.s.dropManifest(d))
+			}
 		}
 	}
 	for _, d := range c.rows.signatures {

@@ -228,3 +228,22 @@ func goodRows[T any](tx *bolt.Tx, bucket []byte) (rows []T) {
 	})
 	return rows
 }
+
+// dropManifest drops a manifest that is not what its key says. If it is the key that is damaged, it gets its own again.
+func (s *Store) dropManifest(d digest.Digest) error {
+	return s.update(func(tx *bolt.Tx) error {
+		b := tx.Bucket(bucketManifests)
+		v := slices.Clone(b.Get([]byte(d)))
+		if err := b.Delete([]byte(d)); err != nil {
+			return err
+		}
+		row, err := decodeManifest(v)
+		if err != nil {
+			return nil //nolint:nilerr // nothing is left of it
+		}
+		if is := digest.FromBytes(row.Raw); b.Get([]byte(is)) == nil {
+			return b.Put([]byte(is), v)
+		}
+		return nil
+	})
+}

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tocsin/tocsin/chunked"
+	"github.com/tocsin/tocsin/snapshotter"
 	"github.com/tocsin/tocsin/store"
 )
 
@@ -82,6 +83,9 @@ func (a *app) check(cmd *cobra.Command, o store.CheckOptions) (err error) {
 		left = errNotRepaired
 	}
 	findings, err := l.store.Check(cmd.Context(), o)
+	if err := snapshotter.CheckMetadata(l.store.Root()); err != nil {
+		findings = append(findings, store.Finding{Kind: "corrupt", Object: "snapshots/metadata.db", Problem: err.Error()})
+	}
 	return a.report(cmd, findings, err, left, func(f store.Finding) bool { return f.Done })
 }
 
