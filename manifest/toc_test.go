@@ -86,7 +86,7 @@ func TestTOCRefOfRules(t *testing.T) {
 		{"M3 plus sign", edited(annTOCPosition, "+925:852:2507:1"), ErrMalformed, false},
 		{"M3 space", edited(annTOCPosition, " 925:852:2507:1"), ErrMalformed, false},
 		{"M3 tar-split garbage", edited(annTarSplit, "1785:895:14813:1"), ErrMalformed, false},
-		{"M4 raw too big", edited(annTOCPosition, "925:852:157286401:1"), ErrUnsupported, false},
+		{"M4 raw too big", edited(annTOCPosition, "925:852:1073741825:1"), ErrUnsupported, false},
 		{"M5 behind the blob", edited(annTOCPosition, "2000:852:2507:1"), ErrMalformed, false},
 		{"M5 overlap", edited(annTarSplit, "1700:895:14813"), ErrMalformed, false},
 		{"M5 empty", edited(annTOCPosition, "925:0:2507:1"), ErrMalformed, false},
