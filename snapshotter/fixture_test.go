@@ -33,7 +33,7 @@ var errDown = errors.New("registry is down")
 type registry struct {
 	mu    sync.Mutex
 	blobs map[digest.Digest][]byte
-	asked map[string]int // "manifest", "blob", "toc", "content"
+	asked map[string]int // "manifest", "blob", "toc", "content"; "ended" for content that waited in vain
 	down  map[string]bool
 	tocs  map[digest.Digest]manifest.Range // of the layers
 	gate  chan struct{}                    // content waits for it, if not nil
@@ -117,6 +117,7 @@ func (b blobSource) ReadRanges(ctx context.Context, ranges []chunked.Range, fn f
 		select {
 		case <-gate:
 		case <-ctx.Done():
+			_, _ = b.r.ask("ended", b.d)
 			return ctx.Err()
 		}
 	}
@@ -255,12 +256,19 @@ type daemon struct {
 // are filled in.
 func start(t testing.TB, root string, r *registry, o Options) *daemon {
 	t.Helper()
+	return startPool(t, root, r, o, fill.Options{})
+}
+
+// startPool is start with options for the pool, but for Connect.
+func startPool(t testing.TB, root string, r *registry, o Options, po fill.Options) *daemon {
+	t.Helper()
 	d := &daemon{root: root}
 	var err error
 	if d.st, err = store.Open(root, nil); err != nil {
 		t.Fatal(err)
 	}
-	d.pool = fill.New(d.st, &fill.Options{Connect: r.connect})
+	po.Connect = r.connect
+	d.pool = fill.New(d.st, &po)
 	o.Root, o.Store, o.Pool, o.MountDir = root, d.st, d.pool, root+"/mnt"
 	o.Logger = slog.New(slog.NewTextHandler(t.Output(), nil))
 	if o.Remote == nil {

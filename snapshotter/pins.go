@@ -48,6 +48,22 @@ func (s *Snapshotter) unpin(id string) {
 	}
 }
 
+// abandon ends what goes on for a layer that a removed snapshot held, unless another
+// snapshot or a pull holds it.
+func (s *Snapshotter) abandon(layer uint64) {
+	if s.store == nil || layer == 0 {
+		return
+	}
+	pins, err := s.store.Pins("")
+	if err != nil {
+		s.log.Warn("a removed layer may go on being completed", "layer", layer, "err", err)
+		return
+	}
+	if !slices.ContainsFunc(pins, func(p store.PinInfo) bool { return slices.Contains(p.Target.Layers, layer) }) {
+		s.pool.Abandon(layer)
+	}
+}
+
 // restore opens metadata.db, which takes its lock, and makes pins and rows agree: pins
 // of snapshots that it does not know are dropped, and those that the store lost, or that
 // hold what a number meant in another index, are made again. What a snapshot needs beyond

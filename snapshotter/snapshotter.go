@@ -294,6 +294,7 @@ func (s *Snapshotter) Remove(ctx context.Context, key string) error {
 	if rw != (row{}) || damaged != nil {
 		s.unpin(id)
 		s.local.forget(rw.Layer)
+		s.abandon(rw.Layer)
 	}
 	return nil
 }

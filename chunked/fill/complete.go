@@ -19,7 +19,7 @@ func (o *object) completeIfFull() {
 	if o.body == nil || o.state.stored || o.state.fin != nil || o.body.Missing() > 0 {
 		return
 	}
-	fin := &finish{done: make(chan struct{})}
+	fin := &finish{done: make(chan struct{}), urgent: make(chan struct{})}
 	o.state.fin = fin
 	o.retain()
 	p := o.pool
@@ -28,13 +28,37 @@ func (o *object) completeIfFull() {
 	case *memory:
 		ok = p.write.add(&pending{o: o, fin: fin, data: b.data})
 	case *store.Partial:
-		ok = p.life.spawn(func() { o.finished(fin, b.FinishContext(p.life.ctx)) })
+		ctx, end := context.WithCancelCause(p.life.ctx)
+		fin.end = end
+		ok = p.life.spawn(func() {
+			defer end(nil)
+			o.finished(fin, p.hash(ctx, fin, b, o.key.Size))
+		})
 	}
 	if !ok {
 		fin.err = ErrClosed
 		close(fin.done)
 		o.refs.Add(-1) // our caller holds the object, so this is not the last one
 	}
+}
+
+// longObject is from where on an object takes its turn to be hashed, unless
+// somebody waits for it.
+const longObject = 64 << 20
+
+// hash completes an object. Of the long ones that nobody waits for a few are under
+// way at a time.
+func (p *Pool) hash(ctx context.Context, fin *finish, part *store.Partial, size int64) error {
+	if size >= longObject {
+		select {
+		case p.hashing <- struct{}{}:
+			defer func() { <-p.hashing }()
+		case <-fin.urgent:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return part.FinishContext(ctx)
 }
 
 // finished ends a completion. When the whole is not what its digest says,
@@ -74,8 +98,18 @@ func (o *object) finished(fin *finish, err error) {
 }
 
 // complete waits until the object, all of whose chunks were asked for and came,
-// is complete in the store. A completion that failed before is tried again.
-func (o *object) complete(ctx context.Context) error {
+// is complete in the store. One that was abandoned meanwhile is completed all the
+// same.
+func (o *object) complete(ctx context.Context, lv level) error {
+	for {
+		if err := o.completeOnce(ctx, lv); !abandoned(err) || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// completeOnce tries a completion that failed before again, once.
+func (o *object) completeOnce(ctx context.Context, lv level) error {
 	o.mu.Lock()
 	if fin := o.state.fin; fin != nil && o.state.bad == nil {
 		select {
@@ -86,6 +120,9 @@ func (o *object) complete(ctx context.Context) error {
 	}
 	o.completeIfFull()
 	fin, stored := o.state.fin, o.state.stored
+	if fin != nil && lv < levelBackground {
+		fin.hurry.Do(func() { close(fin.urgent) })
+	}
 	o.mu.Unlock()
 	if stored {
 		return nil

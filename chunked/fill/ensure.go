@@ -30,13 +30,16 @@ func (pr Priority) level() level {
 // index; nil: all) are complete in the store. Only what is missing is fetched.
 // When it fails or ctx ends, what was fetched until then stays.
 func (l *Layer) Ensure(ctx context.Context, objs []int, pr Priority) error {
-	absent, err := l.absent(objs)
+	absent, err := l.absent(ctx, objs)
 	if err != nil {
 		return err
 	}
 	e := &ensuring{l: l, level: pr.level()}
 	defer e.release()
 	for _, x := range absent {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
 		if err := e.add(ctx, x); err != nil {
 			return err
 		}
@@ -52,7 +55,7 @@ func (l *Layer) Ensure(ctx context.Context, objs []int, pr Priority) error {
 
 // absent returns those of objs that are not complete, each content once, in
 // the order in which they lie in the blob.
-func (l *Layer) absent(objs []int) ([]int, error) {
+func (l *Layer) absent(ctx context.Context, objs []int) ([]int, error) {
 	type at struct {
 		x   int
 		off int64
@@ -67,6 +70,9 @@ func (l *Layer) absent(objs []int) ([]int, error) {
 	var out []at
 	seen := make(map[digest.Digest]bool, len(objs))
 	for _, x := range objs {
+		if err := context.Cause(ctx); err != nil {
+			return nil, err
+		}
 		if x < 0 || x >= n {
 			return nil, fmt.Errorf("layer %d has no object %d", l.n, x)
 		}
@@ -214,7 +220,7 @@ func (e *ensuring) settle(ctx context.Context) error {
 		if !p.last {
 			continue
 		}
-		if err := p.complete(ctx); err != nil {
+		if err := p.complete(ctx, e.level); err != nil {
 			return err
 		}
 	}
@@ -229,9 +235,13 @@ func (g *group) release() {
 	}
 }
 
-// release gives everything up; demands under way go on by themselves.
+// release gives everything up; demands under way go on by themselves. Those that
+// were never submitted are nobody's, or a reader's that will ask again.
 func (e *ensuring) release() {
-	e.flush()
+	for _, d := range e.now.fresh {
+		d.obj.settle(d, errAbandoned)
+	}
+	e.now.release()
 	for _, g := range e.groups {
 		g.release()
 	}
@@ -243,7 +253,7 @@ func (e *ensuring) release() {
 func (h handle) await(ctx context.Context, d *demand) error {
 	for {
 		err := h.pool.await(ctx, d)
-		if err == nil || d.layer == h.l || !d.settled() {
+		if err == nil || d.layer == h.l && !abandoned(err) || !d.settled() || ctx.Err() != nil {
 			return err
 		}
 		all, fresh, err := h.want(d.i, d.i+1, ask{level: levelRead, read: d.read.Load()})
@@ -256,28 +266,4 @@ func (h handle) await(ctx context.Context, d *demand) error {
 		}
 		d = all[0]
 	}
-}
-
-// Background completes the given layers with low priority, one after the
-// other, and returns at once. A failure is logged and ends that layer's
-// completion, not the others'. Without Options.Background it does nothing.
-func (p *Pool) Background(layers []uint64) {
-	if !p.opt.Background || len(layers) == 0 {
-		return
-	}
-	layers = slices.Clone(layers)
-	p.life.spawn(func() {
-		for _, n := range layers {
-			l, err := p.Layer(n)
-			if err == nil {
-				err = l.Ensure(p.life.ctx, nil, Background)
-			}
-			if p.life.ctx.Err() != nil {
-				return
-			}
-			if err != nil {
-				p.opt.Logger.Warn("layer not completed", "layer", n, "err", err)
-			}
-		}
-	})
 }

@@ -37,13 +37,15 @@ func (p *Pool) runBatch(b *batch) {
 	for left := b.demands; len(left) > 0; {
 		err := p.attempt(b, left, &tried)
 		left = slices.DeleteFunc(slices.Clone(left), (*demand).settled)
-		if !errors.Is(err, ErrNoSource) && p.life.ctx.Err() == nil {
+		if b.abandoned.Load() && len(left) > 0 {
+			err = errAbandoned
+		} else if !errors.Is(err, ErrNoSource) && p.life.ctx.Err() == nil {
 			why = errors.Join(why, err)
 			continue
 		}
 		// A source that only failed may work again, so its own error is the
 		// answer; ErrNoSource is for layers that have none left.
-		if why == nil || b.layer.src.pick(nil) == nil {
+		if why == nil || abandoned(err) || b.layer.src.pick(nil) == nil {
 			why = errors.Join(err, why)
 		}
 		for _, d := range left {
@@ -108,6 +110,10 @@ func (b *batch) idle(since time.Time) time.Duration {
 // when no byte arrived for as long as limit. stop releases it.
 func (p *Pool) watch(b *batch, limit time.Duration) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(p.life.ctx)
+	b.end.Store(&cancel)
+	if b.abandoned.Load() { // before it could be broken off
+		cancel(errAbandoned)
+	}
 	began := time.Now()
 	var mu sync.Mutex
 	var timer *time.Timer

@@ -32,7 +32,7 @@ func TestHostileTOC(t *testing.T) {
 				if err == nil && !bytes.Equal(got, evil) {
 					t.Error("the hostile layer shows bytes that its own TOC does not name")
 				}
-				if err := fb.h.complete(t.Context()); !errors.Is(err, ErrDigestMismatch) {
+				if err := fb.h.complete(t.Context(), levelRead); !errors.Is(err, ErrDigestMismatch) {
 					t.Errorf("completion of the hostile object: %v", err)
 				}
 			}

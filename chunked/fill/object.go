@@ -1,6 +1,7 @@
 package fill
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -41,8 +42,11 @@ type progress struct {
 
 // finish is one attempt to turn a full body into an object.
 type finish struct {
-	done chan struct{}
-	err  error // valid after done is closed
+	done   chan struct{}
+	err    error                   // valid after done is closed
+	end    context.CancelCauseFunc // breaks it off; nil for what is in memory
+	urgent chan struct{}           // closed when somebody waits for it
+	hurry  sync.Once
 }
 
 // body is where the chunks of an incomplete object are: a store.Partial, or

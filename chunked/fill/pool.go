@@ -85,6 +85,9 @@ type Pool struct {
 	count  counters
 	memory *budget
 	bufs   buffers
+	behind *background
+
+	hashing chan struct{} // slots for long objects that nobody waits for
 
 	mu      sync.Mutex
 	layers  map[uint64]*Layer
@@ -105,6 +108,8 @@ func New(st *store.Store, o *Options) *Pool {
 		layers:  make(map[uint64]*Layer),
 		objects: make(map[store.PartialKey]*object),
 		hosts:   make(map[string]*scheduler),
+		behind:  newBackground(),
+		hashing: make(chan struct{}, atATime),
 	}
 	p.memory = newBudget(p.opt.Memory)
 	p.life.ctx, p.life.cancel = context.WithCancelCause(context.Background())

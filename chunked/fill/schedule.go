@@ -1,6 +1,7 @@
 package fill
 
 import (
+	"context"
 	"sync"
 	"sync/atomic"
 
@@ -49,11 +50,21 @@ func (d *demand) settled() bool {
 
 // batch is what one request slot fetches: demands of one layer.
 type batch struct {
-	layer   *Layer
-	sched   *scheduler // nil for a table of contents
-	demands []*demand
-	level   level
-	last    atomic.Int64 // when a byte arrived last, in Unix nanoseconds
+	layer     *Layer
+	sched     *scheduler // nil for a table of contents
+	demands   []*demand
+	level     level
+	abandoned atomic.Bool                             // ends before the next attempt
+	end       atomic.Pointer[context.CancelCauseFunc] // of the attempt under way
+	last      atomic.Int64                            // when a byte arrived last, in Unix nanoseconds
+}
+
+// abandon breaks the batch off.
+func (b *batch) abandon() {
+	b.abandoned.Store(true)
+	if end := b.end.Load(); end != nil {
+		(*end)(errAbandoned)
+	}
 }
 
 // scheduler holds the demands that wait for one of the request slots of one
@@ -63,8 +74,8 @@ type batch struct {
 type scheduler struct {
 	mu         sync.Mutex
 	slots      int
-	used       int
-	background int // slots used by batches of levelBackground
+	running    map[*batch]bool // as many as slots are used
+	background int             // of these, batches of levelBackground
 	maxRange   int64
 	order      [numLevels][]*Layer // layers with queued demands, longest waiting first
 	queues     [numLevels]map[*Layer][]*demand
@@ -80,7 +91,7 @@ type scheduler struct {
 const mixed = 2 << 20
 
 func newScheduler(slots int, maxRange int64, start func(*batch)) *scheduler {
-	s := &scheduler{slots: slots, maxRange: maxRange, start: start, tocs: make(chan struct{}, slots)}
+	s := &scheduler{slots: slots, maxRange: maxRange, start: start, tocs: make(chan struct{}, slots), running: make(map[*batch]bool)}
 	for i := range s.queues {
 		s.queues[i] = make(map[*Layer][]*demand)
 	}
@@ -118,11 +129,32 @@ func (s *scheduler) promote(d *demand, to level) {
 func (s *scheduler) release(b *batch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.used--
+	delete(s.running, b)
 	if b.level == levelBackground {
 		s.background--
 	}
 	s.dispatch()
+}
+
+// withdraw takes back what is fetched of a layer and nobody waits for: it returns
+// the demands that are still queued, and breaks off the requests under way.
+func (s *scheduler) withdraw(l *Layer) (rest []*demand) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, lv := range []level{levelAhead, levelBackground} {
+		for _, d := range s.queues[lv][l] {
+			if !d.taken && d.level == lv {
+				d.taken = true
+				rest = append(rest, d)
+			}
+		}
+	}
+	for b := range s.running {
+		if b.layer == l && b.level != levelRead {
+			b.abandon()
+		}
+	}
+	return rest
 }
 
 // close refuses further demands and returns those that wait.
@@ -154,12 +186,12 @@ func (s *scheduler) push(d *demand) {
 }
 
 func (s *scheduler) dispatch() {
-	for s.used < s.slots {
+	for len(s.running) < s.slots {
 		b := s.next()
 		if b == nil {
 			return
 		}
-		s.used++
+		s.running[b] = true
 		if b.level == levelBackground {
 			s.background++
 		}

@@ -246,7 +246,7 @@ func checkFiles(t testing.TB, l *Layer, b *blob) {
 // waitComplete waits until f's object is complete, without fetching.
 func waitComplete(t testing.TB, f *File) {
 	t.Helper()
-	if err := f.h.complete(t.Context()); err != nil {
+	if err := f.h.complete(t.Context(), levelRead); err != nil {
 		t.Fatal(err)
 	}
 }
