@@ -21,8 +21,10 @@ type Source struct {
 	// Quarantined says why this source is not asked before Until: it sent wrong bytes. Empty for a good source.
 	Quarantined string    `json:",omitempty"`
 	Until       time.Time `json:",omitzero"`
-	// Strikes counts the quarantines of this source, lifted ones too: each is longer than the one before.
-	Strikes int `json:",omitempty"`
+	// Strikes counts the quarantines of this source, lifted ones too, less one for each day since Struck, the latest of
+	// them: each is longer than the one before.
+	Strikes int       `json:",omitempty"`
+	Struck  time.Time `json:",omitzero"`
 }
 
 // FirstQuarantine is how long a source is not asked that sent wrong bytes for the first time. One flipped bit on the
@@ -39,6 +41,11 @@ func quarantineOf(strikes int) time.Duration {
 		d *= 4
 	}
 	return min(d, maxQuarantine)
+}
+
+// forgiven is what is left of strikes when there was none for so long: one is forgotten each day.
+func forgiven(strikes int, quiet time.Duration) int {
+	return max(0, strikes-int(max(0, quiet)/(24*time.Hour)))
 }
 
 func (a Source) same(b Source) bool { return a.Host == b.Host && a.Repo == b.Repo && a.Blob == b.Blob }
@@ -372,8 +379,9 @@ func (s *Store) Quarantine(n uint64, src Source, reason string) (until time.Time
 		if have == nil {
 			return fmt.Errorf("layer %d: source %s/%s@%s: %w", n, src.Host, src.Repo, src.Blob, ErrNotFound)
 		}
-		have.Strikes++
-		until = s.now().Add(quarantineOf(have.Strikes))
+		now := s.now()
+		have.Strikes, have.Struck = forgiven(have.Strikes, now.Sub(have.Struck))+1, now
+		until = now.Add(quarantineOf(have.Strikes))
 		have.Quarantined, have.Until = reason, until
 		row.settle()
 		return nil

@@ -147,6 +147,35 @@ func TestQuarantine(t *testing.T) {
 	}
 }
 
+// A layer lives for years, and a flipped bit now and then is no reason to leave its source for a day.
+func TestStrikesAreForgotten(t *testing.T) {
+	const day = 24 * time.Hour
+	for _, c := range []struct {
+		strikes int
+		quiet   time.Duration
+		want    int
+	}{
+		{0, 0, 0}, {0, 100 * day, 0}, {3, 0, 3}, {3, day - 1, 3}, {3, day, 2}, {3, 3*day - 1, 1}, {3, 3 * day, 0}, {3, 1000 * day, 0},
+		{3, -day, 3}, // the clock was set back
+	} {
+		if got := forgiven(c.strikes, c.quiet); got != c.want {
+			t.Errorf("%d strikes after %v: %d, want %d", c.strikes, c.quiet, got, c.want)
+		}
+	}
+	s := newStore(t)
+	n := putTOC(t, s, "toc")
+	now := time.Unix(1e9, 0)
+	s.now = func() time.Time { return now }
+	for i, c := range []struct{ after, want time.Duration }{
+		{0, time.Minute}, {time.Hour, 4 * time.Minute}, {time.Hour, 16 * time.Minute}, {2 * day, 4 * time.Minute}, {30 * day, time.Minute},
+	} {
+		now = now.Add(c.after)
+		if got := must[time.Time](t)(s.Quarantine(n, src("a"), "bad")).Sub(now); got != c.want {
+			t.Errorf("strike %d, %v later: %v, want %v", i+1, c.after, got, c.want)
+		}
+	}
+}
+
 // What is denied to those who believed a claim is still everybody else's.
 func TestDenyView(t *testing.T) {
 	root := t.TempDir()
