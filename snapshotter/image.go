@@ -90,7 +90,7 @@ func (g *images) get(ctx context.Context, x extraction) (*image, error) {
 	if im != nil {
 		return im, nil
 	}
-	v, err := wait(ctx, g.flights.start(ctx, "image "+x.manifest.String(), tocTimeout, func(ctx context.Context) (any, error) {
+	v, err := wait(ctx, g.flights.start(ctx, "image "+x.manifest.String()+" "+x.image, tocTimeout, func(ctx context.Context) (any, error) {
 		return g.load(ctx, x)
 	}))
 	if err != nil {
@@ -204,12 +204,13 @@ func (g *images) config(ctx context.Context, x extraction, d v1.Descriptor) ([]b
 }
 
 // layers returns the store's numbers of im's layers. The first call for an image
-// fetches all TOCs at once and keeps the layers for pullTTL.
+// fetches all TOCs at once and keeps the layers for pullTTL. Whoever names the image
+// by another reference asks there: that its first registry hangs is not his fault.
 func (g *images) layers(ctx context.Context, ref string, im *image) ([]uint64, error) {
 	if layers, ok := im.fetched(); ok {
 		return layers, nil
 	}
-	v, err := wait(ctx, g.flights.start(ctx, "layers "+im.Manifest.Digest.String(), tocTimeout, func(ctx context.Context) (any, error) {
+	v, err := wait(ctx, g.flights.start(ctx, "layers "+im.Manifest.Digest.String()+" "+ref, tocTimeout, func(ctx context.Context) (any, error) {
 		return g.fetch(ctx, ref, im)
 	}))
 	if err != nil {

@@ -210,10 +210,8 @@ func (e *ensuring) flush() {
 func (e *ensuring) settle(ctx context.Context) error {
 	g := e.groups[0]
 	for _, p := range g.parts {
-		for _, d := range p.demands {
-			if err := p.await(ctx, d); err != nil {
-				return err
-			}
+		if err := p.await(ctx, p.demands); err != nil {
+			return err
 		}
 	}
 	for _, p := range g.parts {
@@ -247,12 +245,22 @@ func (e *ensuring) release() {
 	}
 }
 
-// await waits for a demand. One that another layer's source could not answer
+// await waits for demands. One that another layer's source could not answer
 // is asked for again through this layer: a layer that names a chunk of ours
 // in a place of its own must not keep us from it.
-func (h handle) await(ctx context.Context, d *demand) error {
+func (h handle) await(ctx context.Context, ds []*demand) error {
+	for i, d := range ds {
+		if err := h.awaitOne(ctx, d, ds[i:]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// awaitOne waits for d. Those of rest are asked for elsewhere with it.
+func (h handle) awaitOne(ctx context.Context, d *demand, rest []*demand) error {
 	for {
-		err := h.pool.await(ctx, d)
+		err := h.pool.await(ctx, d, func() { h.hedge(rest) })
 		if err == nil || d.layer == h.l && !abandoned(err) || !d.settled() || ctx.Err() != nil {
 			return err
 		}
@@ -264,6 +272,6 @@ func (h handle) await(ctx context.Context, d *demand) error {
 		if len(all) == 0 {
 			return nil
 		}
-		d = all[0]
+		d, rest = all[0], all
 	}
 }

@@ -20,6 +20,9 @@ var (
 	ErrDiffID = errors.New("fill: layer content does not match its diffID")
 	// ErrTimeout means that no byte arrived within Options.ReadTimeout.
 	ErrTimeout = errors.New("fill: no progress within the read timeout")
+	// ErrSlow means that bytes arrived too slowly to wait for them: for a TOC, or
+	// while there is another source to ask.
+	ErrSlow = errors.New("fill: source is too slow")
 	// ErrMemory means that a layer or a view is too large for Options.Memory.
 	ErrMemory = errors.New("fill: does not fit into the memory budget")
 	// ErrClosed means that the pool was closed.

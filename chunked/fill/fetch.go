@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/tocsin/tocsin/chunked"
@@ -16,7 +15,7 @@ import (
 // start runs a batch in a goroutine of its own. It is called with the
 // scheduler locked.
 func (p *Pool) start(b *batch) {
-	b.last.Store(b.sched.last.Load())
+	b.came.last.Store(b.sched.came.last.Load())
 	ok := p.life.spawn(func() {
 		defer b.sched.release(b)
 		p.runBatch(b)
@@ -34,7 +33,8 @@ func (p *Pool) start(b *batch) {
 func (p *Pool) runBatch(b *batch) {
 	var tried []*place
 	var why error
-	for left := b.demands; len(left) > 0; {
+	defer b.settleTwins()
+	for left := slices.DeleteFunc(slices.Clone(b.demands), (*demand).settled); len(left) > 0; {
 		err := p.attempt(b, left, &tried)
 		left = slices.DeleteFunc(slices.Clone(left), (*demand).settled)
 		if b.abandoned.Load() && len(left) > 0 {
@@ -45,7 +45,7 @@ func (p *Pool) runBatch(b *batch) {
 		}
 		// A source that only failed may work again, so its own error is the
 		// answer; ErrNoSource is for layers that have none left.
-		if why == nil || abandoned(err) || b.layer.src.pick(nil) == nil {
+		if why == nil || abandoned(err) || b.layer.src.pick(nil, "") == nil {
 			why = errors.Join(err, why)
 		}
 		for _, d := range left {
@@ -59,15 +59,20 @@ func (p *Pool) runBatch(b *batch) {
 // source; nil means that the demands still open are worth a try elsewhere.
 func (p *Pool) attempt(b *batch, left []*demand, tried *[]*place) error {
 	limit := p.opt.ReadTimeout
-	if b.layer.src.left(*tried) > 1 {
+	others := b.layer.src.left(*tried) > 1
+	if others {
 		limit /= 2 // who waits for the bytes shall still be there when the next source gives them
 	}
 	if len(*tried) > 0 {
-		b.last.Store(time.Now().UnixNano()) // another source has its own time
+		b.came.note(0) // another source has its own time
 	}
-	ctx, stop := p.watch(b, limit)
+	ctx, cancel, stop := b.came.watch(p.life.ctx, limit, others)
 	defer stop()
-	pl, conn, seen, err := b.layer.source(ctx, *tried)
+	b.end.Store(&cancel)
+	if b.abandoned.Load() { // before it could be broken off
+		cancel(errAbandoned)
+	}
+	pl, conn, seen, err := b.layer.source(ctx, *tried, b.prefers())
 	*tried = seen
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
@@ -76,6 +81,7 @@ func (p *Pool) attempt(b *batch, left []*demand, tried *[]*place) error {
 		return err
 	}
 	*tried = append(*tried, pl)
+	b.from.Store(pl)
 	want := make([]manifest.Range, len(left))
 	for i, d := range left {
 		want[i] = d.chunk.Blob
@@ -92,51 +98,10 @@ func (p *Pool) attempt(b *batch, left []*demand, tried *[]*place) error {
 	return errors.Join(fmt.Errorf("fetch from %s/%s blob %s: %w", pl.Host, pl.Repo, pl.Blob, err), f.wrong)
 }
 
-// touch notes that a byte arrived.
-func (b *batch) touch() {
-	now := time.Now().UnixNano()
-	b.last.Store(now)
-	if b.sched != nil {
-		b.sched.last.Store(now)
-	}
-}
-
-// idle returns how long no byte has arrived since the given time.
-func (b *batch) idle(since time.Time) time.Duration {
-	return min(time.Since(since), time.Since(time.Unix(0, b.last.Load())))
-}
-
-// watch returns a context for one attempt that is cancelled with ErrTimeout
-// when no byte arrived for as long as limit. stop releases it.
-func (p *Pool) watch(b *batch, limit time.Duration) (ctx context.Context, stop func()) {
-	ctx, cancel := context.WithCancelCause(p.life.ctx)
-	b.end.Store(&cancel)
-	if b.abandoned.Load() { // before it could be broken off
-		cancel(errAbandoned)
-	}
-	began := time.Now()
-	var mu sync.Mutex
-	var timer *time.Timer
-	mu.Lock()
-	defer mu.Unlock()
-	timer = time.AfterFunc(limit, func() {
-		idle := b.idle(began)
-		if idle >= limit {
-			cancel(ErrTimeout)
-			return
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		if ctx.Err() == nil {
-			timer.Reset(limit - idle)
-		}
-	})
-	return ctx, func() {
-		cancel(context.Canceled)
-		mu.Lock()
-		defer mu.Unlock()
-		timer.Stop()
-	}
+// note counts bytes that arrived.
+func (b *batch) note(n int) {
+	b.came.note(n)
+	b.sched.came.note(n)
 }
 
 // fetch is one attempt at one source.
@@ -155,7 +120,7 @@ func (f *fetch) run(ctx context.Context, conn Source, spans []span) error {
 			ranges[i] = s.Range
 		}
 		next := 0
-		err := f.pool.readRanges(ctx, conn, ranges, f.batch.touch, func(r chunked.Range, body io.Reader) error {
+		err := f.pool.readRanges(ctx, conn, ranges, f.batch.note, func(r chunked.Range, body io.Reader) error {
 			if next == len(part) || part[next].Range != r {
 				return fmt.Errorf("source answered a range that was not asked for: %d+%d", r.Off, r.Len)
 			}
@@ -172,26 +137,26 @@ func (f *fetch) run(ctx context.Context, conn Source, spans []span) error {
 	return nil
 }
 
-// readRanges is the one call of a Source: it counts, and tells touch about
-// each byte that arrives.
-func (p *Pool) readRanges(ctx context.Context, conn Source, ranges []chunked.Range, touch func(), fn func(chunked.Range, io.Reader) error) error {
+// readRanges is the one call of a Source: it counts, and tells note how many
+// bytes arrive.
+func (p *Pool) readRanges(ctx context.Context, conn Source, ranges []chunked.Range, note func(n int), fn func(chunked.Range, io.Reader) error) error {
 	p.count.requests.Add(1)
 	p.count.ranges.Add(int64(len(ranges)))
 	return conn.ReadRanges(ctx, ranges, func(r chunked.Range, body io.Reader) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		return fn(r, &arriving{ctx: ctx, r: body, p: p, touch: touch})
+		return fn(r, &arriving{ctx: ctx, r: body, p: p, note: note})
 	})
 }
 
 // arriving is a body whose progress is noted, and that ends with its context
 // even when the source does not look at it.
 type arriving struct {
-	ctx   context.Context //nolint:containedctx // lives as long as one body
-	r     io.Reader
-	p     *Pool
-	touch func()
+	ctx  context.Context //nolint:containedctx // lives as long as one body
+	r    io.Reader
+	p    *Pool
+	note func(n int)
 }
 
 func (a *arriving) Read(b []byte) (int, error) {
@@ -201,7 +166,7 @@ func (a *arriving) Read(b []byte) (int, error) {
 	n, err := a.r.Read(b)
 	if n > 0 {
 		a.p.count.bytes.Add(int64(n))
-		a.touch()
+		a.note(n)
 	}
 	return n, err
 }
@@ -247,7 +212,7 @@ func (f *fetch) readRun(r run, body io.Reader, at *int64) error {
 }
 
 func (f *fetch) answer(d *demand, frames []byte) {
-	if d.settled() {
+	if d.settled() { // by a second request
 		return
 	}
 	dst, err := f.pool.buffer(d.chunk.Size)
@@ -272,26 +237,34 @@ func (f *fetch) answer(d *demand, frames []byte) {
 // await waits until d is answered, ctx is done, or nothing moved for
 // ReadTimeout. Bytes of d's own request are progress; while d waits for a
 // slot, any byte of its host is, because the slots in use will come free.
-func (p *Pool) await(ctx context.Context, d *demand) error {
+// hedge is called when there is so little progress that others should be asked.
+func (p *Pool) await(ctx context.Context, d *demand, hedge func()) error {
 	if d.settled() {
 		return d.err
 	}
-	began := time.Now()
-	timer := time.NewTimer(p.opt.ReadTimeout)
+	began, came := time.Now(), d.came()
+	from := came.bytes.Load()
+	timer, early := time.NewTimer(p.opt.ReadTimeout), time.NewTimer(hedgeAfter)
 	defer timer.Stop()
+	defer early.Stop()
 	for {
 		select {
 		case <-d.done:
 			return d.err
 		case <-ctx.Done():
 			return context.Cause(ctx)
+		case <-early.C:
+			if now := d.came(); now == came && hedgeNow(came.bytes.Load()-from) {
+				hedge()
+				continue
+			}
+			came = d.came()
+			from = came.bytes.Load()
+			early.Reset(hedgeAfter)
+			continue
 		case <-timer.C:
 		}
-		last := &d.sched.last
-		if b := d.run.Load(); b != nil {
-			last = &b.last
-		}
-		idle := min(time.Since(began), time.Since(time.Unix(0, last.Load())))
+		idle := d.idle(began)
 		if idle >= p.opt.ReadTimeout {
 			return fmt.Errorf("object %s chunk %d: %w", d.obj.key.Digest, d.i, ErrTimeout)
 		}

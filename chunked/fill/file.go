@@ -102,12 +102,7 @@ func (f *File) load(ctx context.Context, off, n int64) error {
 	if err != nil {
 		return err
 	}
-	for _, d := range all {
-		if err := f.h.await(ctx, d); err != nil {
-			return err
-		}
-	}
-	return nil
+	return f.h.await(ctx, all)
 }
 
 // ahead returns demands for what a sequential reader will want next, in

@@ -256,7 +256,7 @@ func TestSharedFlightFails(t *testing.T) {
 		t.Fatalf("the chunk is not under way: %d, %d, %v", len(all), len(fresh), err)
 	}
 	close(failing)
-	if err := fb.h.await(t.Context(), all[0]); err != nil {
+	if err := fb.h.await(t.Context(), all[:1]); err != nil {
 		t.Errorf("second layer: %v", err)
 	}
 	if err := <-errs; !errors.Is(err, errBroken) {
@@ -312,10 +312,8 @@ func TestFetchWithoutReaders(t *testing.T) {
 		t.Fatalf("%d under way, %d new, error %v", len(all), len(fresh), err)
 	}
 	close(g.open)
-	for _, d := range all {
-		if err := f.h.await(t.Context(), d); err != nil {
-			t.Error(err)
-		}
+	if err := f.h.await(t.Context(), all); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -74,7 +74,7 @@ func (p *Pool) Mend(ctx context.Context, n uint64) error {
 			continue
 		}
 		spec := LayerSpec{Blob: v1.Descriptor{MediaType: src.MediaType, Digest: src.Blob, Size: src.Size}, TOC: row.TOCRef, Source: src}
-		if _, ferr := p.fetchLayer(spec, conn); ferr != nil {
+		if _, ferr := p.fetchLayer(ctx, spec, conn); ferr != nil {
 			err = errors.Join(err, ferr)
 			continue
 		}

@@ -45,19 +45,20 @@ func (p *Pool) AddLayer(ctx context.Context, spec LayerSpec, src Source) (uint64
 	if spec.TOC == nil {
 		return 0, fmt.Errorf("add layer %s: %w: no table of contents", spec.Blob.Digest, manifest.ErrUnsupported)
 	}
-	mine := false
-	add := func() (uint64, error) {
-		mine = true
-		n, err := p.known(spec)
-		if !errors.Is(err, store.ErrNotFound) {
-			return n, err
-		}
-		return p.fetchLayer(spec, src)
-	}
-	n, err := p.flying.toc.do(ctx, spec.TOC.Digest, p.life.spawn, add)
-	for err != nil && ctx.Err() == nil && !mine { // another's source failed, ours may not
-		n, err = p.flying.toc.do(ctx, spec.TOC.Digest, p.life.spawn, add)
-	}
+	key := tocKey{spec.TOC.Digest, spec.TOC.TarSplit.Len > 0}
+	r := p.tocs.enter(p.life.ctx, key)
+	n, err := r.run(ctx, runner{
+		source: tocSource{spec.Source.Host, spec.Source.Repo, string(spec.Source.Blob)},
+		spawn:  p.life.spawn,
+		fetch: func(ctx context.Context) (uint64, error) {
+			n, err := p.known(spec)
+			if !errors.Is(err, store.ErrNotFound) {
+				return n, err
+			}
+			return p.fetchLayer(ctx, spec, src)
+		},
+	})
+	p.tocs.leave(key, r)
 	if err != nil {
 		return 0, fmt.Errorf("add layer %s: %w", spec.Blob.Digest, err)
 	}
@@ -75,7 +76,7 @@ func (p *Pool) AddLayer(ctx context.Context, spec LayerSpec, src Source) (uint64
 }
 
 // fetchLayer fetches, verifies and stores a layer's TOC and tar-split.
-func (p *Pool) fetchLayer(spec LayerSpec, src Source) (uint64, error) {
+func (p *Pool) fetchLayer(ctx context.Context, spec LayerSpec, src Source) (uint64, error) {
 	ref := spec.TOC
 	if ref.TOC.Len <= 0 || ref.TOC.Len > manifest.MaxTOCSize || ref.TarSplit.Len < 0 || ref.TarSplit.Len > manifest.MaxTarSplitSize {
 		return 0, fmt.Errorf("%w: TOC of %d bytes, tar-split of %d", manifest.ErrMalformed, ref.TOC.Len, ref.TarSplit.Len)
@@ -83,16 +84,16 @@ func (p *Pool) fetchLayer(spec LayerSpec, src Source) (uint64, error) {
 	slots := p.host(spec.Source.Host).tocs
 	select {
 	case slots <- struct{}{}:
-	case <-p.life.ctx.Done():
-		return 0, ErrClosed
+	case <-ctx.Done():
+		return 0, context.Cause(ctx)
 	}
-	raw, err := p.fetchTOC(ref, src)
+	raw, err := p.fetchTOC(ctx, ref, src)
 	<-slots
 	defer p.letGo(raw)
 	if err != nil {
 		return 0, err
 	}
-	done, err := p.memory.build(p.life.ctx, tocCost(ref))
+	done, err := p.memory.build(ctx, tocCost(ref))
 	if err != nil {
 		return 0, fmt.Errorf("TOC %s: %w", ref.Digest, err)
 	}
@@ -134,7 +135,7 @@ func (p *Pool) letGo(f fetched) {
 
 // fetchTOC returns the compressed TOC and tar-split. What it returns must be let
 // go of, with an error too.
-func (p *Pool) fetchTOC(ref *manifest.TOCRef, src Source) (fetched, error) {
+func (p *Pool) fetchTOC(parent context.Context, ref *manifest.TOCRef, src Source) (fetched, error) {
 	var out fetched
 	want := []manifest.Range{ref.TOC, ref.TarSplit}
 	spans := planRanges(want, p.opt.MaxGap, manifest.MaxTOCSize+manifest.MaxTarSplitSize)
@@ -142,11 +143,13 @@ func (p *Pool) fetchTOC(ref *manifest.TOCRef, src Source) (fetched, error) {
 	for i, s := range spans {
 		ranges[i] = s.Range
 	}
-	b := &batch{}
-	ctx, stop := p.watch(b, p.opt.ReadTimeout)
+	var came arrival
+	parent, bound := context.WithTimeoutCause(parent, tocTime(ref.TOC.Len+ref.TarSplit.Len, p.opt.ReadTimeout), ErrSlow)
+	defer bound()
+	ctx, _, stop := came.watch(parent, p.opt.ReadTimeout, false)
 	defer stop()
 	next := 0
-	err := p.readRanges(ctx, src, ranges, b.touch, func(r manifest.Range, body io.Reader) error {
+	err := p.readRanges(ctx, src, ranges, came.note, func(r manifest.Range, body io.Reader) error {
 		if next == len(spans) || spans[next].Range != r {
 			return fmt.Errorf("source answered a range that was not asked for: %d+%d", r.Off, r.Len)
 		}
@@ -273,7 +276,7 @@ func (p *Pool) ViewOf(ctx context.Context, c store.Chain) (uint64, error) {
 		return n, err
 	}
 	key := fmt.Sprint(c.Layers, c.Claim)
-	return p.flying.view.do(ctx, key, p.life.spawn, func() (uint64, error) {
+	return p.views.do(ctx, key, p.life.spawn, func() (uint64, error) {
 		n, ok, err := p.soundView(c)
 		if err != nil || ok {
 			return n, err

@@ -290,9 +290,15 @@ func (h handle) demand(i int, lv level) (*demand, error) {
 	return d, nil
 }
 
-// keep stores a verified chunk.
+// keep stores a verified chunk, unless a second request for it was faster.
 func (o *object) keep(i int, data []byte, l *Layer, from *place) error {
-	if err := o.body.Write(i, data); err != nil {
+	o.mu.Lock()
+	b := o.body
+	o.mu.Unlock()
+	if b == nil || b.Has(i) {
+		return nil
+	}
+	if err := b.Write(i, data); err != nil {
 		return err
 	}
 	o.mu.Lock()
@@ -303,8 +309,21 @@ func (o *object) keep(i int, data []byte, l *Layer, from *place) error {
 
 // settle answers a demand: everybody who waits for it goes on.
 func (o *object) settle(d *demand, err error) {
-	d.err = err
 	o.mu.Lock()
+	if d.over {
+		o.mu.Unlock()
+		return
+	}
+	d.over, d.err = true, err
+	if d.first != nil {
+		o.mu.Unlock()
+		close(d.done)
+		if err == nil {
+			o.settle(d.first, nil)
+		}
+		o.release()
+		return
+	}
 	delete(o.state.flights, d.i)
 	switch {
 	case err != nil:

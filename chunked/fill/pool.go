@@ -7,8 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/opencontainers/go-digest"
-
 	"github.com/tocsin/tocsin/store"
 )
 
@@ -94,10 +92,8 @@ type Pool struct {
 	objects map[store.PartialKey]*object
 	hosts   map[string]*scheduler
 
-	flying struct { // work done once for all who ask
-		toc  flights[digest.Digest, uint64]
-		view flights[string, uint64]
-	}
+	tocs  races
+	views flights[string, uint64]
 }
 
 // New returns a pool over st, which stays the caller's and must outlive it.
@@ -141,7 +137,7 @@ func (p *Pool) host(name string) *scheduler {
 	defer p.mu.Unlock()
 	s := p.hosts[name]
 	if s == nil {
-		s = newScheduler(p.opt.Jobs, p.opt.MaxRange, p.start)
+		s = newScheduler(name, p.opt.Jobs, p.opt.MaxRange, p.start)
 		p.hosts[name] = s
 	}
 	return s

@@ -2,8 +2,10 @@ package fill
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/tocsin/tocsin/chunked"
 )
@@ -34,18 +36,51 @@ type demand struct {
 	read atomic.Bool           // a read, not only read-ahead or completion, wants it
 	run  atomic.Pointer[batch] // nil while queued
 
+	// first is the demand that this one is the second request for, nil usually.
+	first  *demand
+	hedged atomic.Pointer[demand] // the second request, if there is one
+
+	over bool // guarded by the object's mu: it was answered
 	done chan struct{}
 	err  error // valid after done is closed
 }
 
-// settled says whether the demand was answered.
+// settled says whether the demand was answered, by itself or by the one that it
+// is the second request for.
 func (d *demand) settled() bool {
 	select {
 	case <-d.done:
 		return true
 	default:
-		return false
+		return d.first != nil && d.first.settled()
 	}
+}
+
+// came is what arrives of d's request, or while it waits for one, of its host.
+func (d *demand) came() *arrival {
+	if b := d.run.Load(); b != nil {
+		return &b.came
+	}
+	return &d.sched.came
+}
+
+// idle returns how long nothing has moved for the demand since the given time.
+func (d *demand) idle(since time.Time) time.Duration {
+	idle := d.came().idle(since)
+	if twin := d.hedged.Load(); twin != nil {
+		idle = min(idle, twin.idle(since))
+	}
+	return idle
+}
+
+// host is the one that the demand is answered by, or waits for.
+func (d *demand) host() string {
+	if b := d.run.Load(); b != nil {
+		if pl := b.from.Load(); pl != nil {
+			return pl.Host
+		}
+	}
+	return d.sched.host
 }
 
 // batch is what one request slot fetches: demands of one layer.
@@ -54,9 +89,28 @@ type batch struct {
 	sched     *scheduler // nil for a table of contents
 	demands   []*demand
 	level     level
+	from      atomic.Pointer[place]                   // that is asked
 	abandoned atomic.Bool                             // ends before the next attempt
 	end       atomic.Pointer[context.CancelCauseFunc] // of the attempt under way
-	last      atomic.Int64                            // when a byte arrived last, in Unix nanoseconds
+	came      arrival
+}
+
+// prefers is the host to ask first, "" for the order of the layer's sources: a
+// second request goes where the first one did not.
+func (b *batch) prefers() string {
+	if slices.ContainsFunc(b.demands, func(d *demand) bool { return d.first != nil }) {
+		return b.sched.host
+	}
+	return ""
+}
+
+// settleTwins ends second requests that the first ones were faster than.
+func (b *batch) settleTwins() {
+	for _, d := range b.demands {
+		if d.first != nil {
+			d.obj.settle(d, errAbandoned)
+		}
+	}
 }
 
 // abandon breaks the batch off.
@@ -72,6 +126,7 @@ func (b *batch) abandon() {
 // arrive while all slots are taken pile up per layer and leave together,
 // which is what makes few large requests out of many small reads.
 type scheduler struct {
+	host       string
 	mu         sync.Mutex
 	slots      int
 	running    map[*batch]bool // as many as slots are used
@@ -82,7 +137,7 @@ type scheduler struct {
 	start      func(*batch) // must not block
 	closed     bool
 
-	last atomic.Int64  // when the host gave a byte, in Unix nanoseconds
+	came arrival       // from the host
 	tocs chan struct{} // slots for tables of contents
 }
 
@@ -90,8 +145,8 @@ type scheduler struct {
 // waits for.
 const mixed = 2 << 20
 
-func newScheduler(slots int, maxRange int64, start func(*batch)) *scheduler {
-	s := &scheduler{slots: slots, maxRange: maxRange, start: start, tocs: make(chan struct{}, slots), running: make(map[*batch]bool)}
+func newScheduler(host string, slots int, maxRange int64, start func(*batch)) *scheduler {
+	s := &scheduler{host: host, slots: slots, maxRange: maxRange, start: start, tocs: make(chan struct{}, slots), running: make(map[*batch]bool)}
 	for i := range s.queues {
 		s.queues[i] = make(map[*Layer][]*demand)
 	}

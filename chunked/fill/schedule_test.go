@@ -45,7 +45,7 @@ func TestSchedule(t *testing.T) {
 func playSchedule(t *testing.T, slots int, steps string) string {
 	var running []*batch
 	var shown []string
-	s := newScheduler(slots, 100, func(b *batch) {
+	s := newScheduler("", slots, 100, func(b *batch) {
 		running = append(running, b)
 		var names []string
 		for _, d := range b.demands {
@@ -84,7 +84,7 @@ func playSchedule(t *testing.T, slots int, steps string) string {
 
 func TestScheduleClose(t *testing.T) {
 	started := 0
-	s := newScheduler(1, 100, func(*batch) { started++ })
+	s := newScheduler("", 1, 100, func(*batch) { started++ })
 	l := &Layer{}
 	ds := make([]*demand, 5)
 	for i := range ds {

@@ -61,16 +61,21 @@ func (s *sources) merge(src store.Source, conn Source) {
 	s.list = append(s.list, &place{Source: src, conn: conn, until: src.Until})
 }
 
-// pick returns the first source that is neither quarantined nor in tried.
-func (s *sources) pick(tried []*place) *place {
+// pick returns the first source that is neither quarantined nor in tried, one at
+// the preferred host if there is any.
+func (s *sources) pick(tried []*place, prefer string) (first *place) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, p := range s.list {
-		if !p.resting() && !slices.Contains(tried, p) {
+		switch {
+		case p.resting() || slices.Contains(tried, p):
+		case p.Host == prefer:
 			return p
+		case first == nil:
+			first = p
 		}
 	}
-	return nil
+	return first
 }
 
 // left counts the sources that pick may still give.
@@ -87,10 +92,22 @@ func (s *sources) left(tried []*place) (n int) {
 
 // host returns the host that pick would choose, "" if there is none.
 func (s *sources) host() string {
-	if p := s.pick(nil); p != nil {
+	if p := s.pick(nil, ""); p != nil {
 		return p.Host
 	}
 	return ""
+}
+
+// elsewhere returns a host of a source that may be asked beside the one given.
+func (s *sources) elsewhere(host string) (other string, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.list {
+		if p.Host != host && !p.resting() {
+			return p.Host, true
+		}
+	}
+	return "", false
 }
 
 // demote makes others be tried before p from now on.
@@ -123,11 +140,11 @@ func (s *sources) rest(p *place, until time.Time) {
 // source returns the next source to try for l, connected, with the sources
 // that other processes recorded meanwhile. A source that cannot be connected
 // to is passed over; the last reason is in the error.
-func (l *Layer) source(ctx context.Context, tried []*place) (*place, Source, []*place, error) {
+func (l *Layer) source(ctx context.Context, tried []*place, prefer string) (*place, Source, []*place, error) {
 	var why error
 	reread := false
 	for {
-		pl := l.src.pick(tried)
+		pl := l.src.pick(tried, prefer)
 		if pl == nil && !reread {
 			reread = true
 			if err := l.mergeRow(); err != nil {
