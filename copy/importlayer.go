@@ -103,8 +103,12 @@ func (im *importer) reuse(trust manifest.Trust, l manifest.Layer) (uint64, bool,
 	if err != nil {
 		return 0, false, err
 	}
-	for i := range layer.Index().NumObjects() {
-		if o := layer.Index().Object(i); !im.env.Store.HasObject(o.Digest, o.Size) {
+	objects, err := layer.Objects()
+	if err != nil {
+		return 0, false, err
+	}
+	for _, o := range objects {
+		if !im.env.Store.HasObject(o.Digest, o.Size) {
 			return 0, false, nil
 		}
 	}

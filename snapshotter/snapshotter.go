@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
+	"github.com/containerd/containerd/v2/pkg/snapshotters"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay/overlayutils"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -370,6 +371,31 @@ func (s *Snapshotter) Usage(ctx context.Context, key string) (snapshots.Usage, e
 		s.keepUsage(ctx, key, id, u)
 	}
 	return u, nil
+}
+
+// ImageOf names an image that shows a view, as containerd names it, for messages: ""
+// when none is known.
+func (s *Snapshotter) ImageOf(view uint64) (image string) {
+	err := s.read(context.Background(), func(ctx context.Context, r rows) error {
+		return storage.WalkInfo(ctx, func(ctx context.Context, info snapshots.Info) error {
+			name := info.Labels[snapshotters.TargetRefLabel]
+			if image != "" || name == "" {
+				return nil
+			}
+			id, _, _, err := storage.GetInfo(ctx, info.Name)
+			if err != nil {
+				return err
+			}
+			if rw, err := r.get(id); err == nil && rw.View == view {
+				image = name
+			}
+			return nil
+		})
+	})
+	if err != nil && !errdefs.IsNotFound(err) {
+		s.log.Warn("image of a view is not found out", "view", view, "err", err)
+	}
+	return image
 }
 
 // keepUsage remembers what a committed snapshot occupies. Losing it costs a second

@@ -47,9 +47,11 @@ func (c *local) of(n uint64) (count, error) {
 		return count{}, err
 	}
 	k = count{until: time.Now().Add(localTTL)}
-	x := l.Index()
-	for i := range x.NumObjects() {
-		o := x.Object(i)
+	objects, err := l.Objects()
+	if err != nil {
+		return count{}, err
+	}
+	for _, o := range objects {
 		k.all.Add(snapshots.Usage{Inodes: 1, Size: o.Size})
 		if c.store.HasObject(o.Digest, o.Size) {
 			k.here.Add(snapshots.Usage{Inodes: 1, Size: o.Size})

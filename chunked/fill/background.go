@@ -19,14 +19,15 @@ const atATime = 2
 
 // background is what is completed without being asked for.
 type background struct {
-	slots chan struct{}
+	slots   chan struct{} // for layers
+	hashing chan struct{} // for long objects that nobody waits for
 
 	mu   sync.Mutex
 	ends map[uint64]context.CancelCauseFunc // of layers that are completed or wait for it
 }
 
 func newBackground() *background {
-	return &background{slots: make(chan struct{}, atATime), ends: make(map[uint64]context.CancelCauseFunc)}
+	return &background{slots: make(chan struct{}, atATime), hashing: make(chan struct{}, atATime), ends: make(map[uint64]context.CancelCauseFunc)}
 }
 
 // begin notes that a layer is to be completed. ok is false if that is so already.

@@ -130,7 +130,7 @@ func TestHashingTakesTurns(t *testing.T) {
 	p := newPool(t, st, nil)
 	l := addBlob(t, p, b, &source{blob: b.bytes})
 	for range atATime {
-		p.hashing <- struct{}{}
+		p.behind.hashing <- struct{}{}
 	}
 	behind := make(chan error, 1)
 	ctx, cancel := context.WithCancel(t.Context())

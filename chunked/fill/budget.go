@@ -21,6 +21,7 @@ type budget struct {
 	most    int64               // of builds
 	objects *semaphore.Weighted // small ones, until they are complete
 	chunks  *semaphore.Weighted
+	bufs    buffers // that they lie in
 }
 
 func newBudget(total int64) *budget {

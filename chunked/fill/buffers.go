@@ -46,7 +46,7 @@ func (p *Pool) buffer(n int64) (*buffer, error) {
 		}
 		return &buffer{b: m.Bytes()[:n], file: m}, nil
 	}
-	b, ok := p.bufs.free[class].Get().(*buffer)
+	b, ok := p.memory.bufs.free[class].Get().(*buffer)
 	if !ok {
 		b = &buffer{b: make([]byte, size)}
 	}
@@ -64,6 +64,6 @@ func (p *Pool) release(b *buffer) {
 	}
 	b.b = b.b[:cap(b.b)]
 	class, size := sizeClass(int64(len(b.b)))
-	p.bufs.free[class].Put(b)
+	p.memory.bufs.free[class].Put(b)
 	p.memory.chunks.Release(size)
 }

@@ -51,8 +51,8 @@ const longObject = 64 << 20
 func (p *Pool) hash(ctx context.Context, fin *finish, part *store.Partial, size int64) error {
 	if size >= longObject {
 		select {
-		case p.hashing <- struct{}{}:
-			defer func() { <-p.hashing }()
+		case p.behind.hashing <- struct{}{}:
+			defer func() { <-p.behind.hashing }()
 		case <-fin.urgent:
 		case <-ctx.Done():
 			return context.Cause(ctx)

@@ -30,6 +30,10 @@ func (pr Priority) level() level {
 // index; nil: all) are complete in the store. Only what is missing is fetched.
 // When it fails or ctx ends, what was fetched until then stays.
 func (l *Layer) Ensure(ctx context.Context, objs []int, pr Priority) error {
+	if err := l.hold(); err != nil {
+		return err
+	}
+	defer l.drop()
 	absent, err := l.absent(ctx, objs)
 	if err != nil {
 		return err

@@ -21,6 +21,10 @@ type File struct {
 // not. It fetches nothing. store.ErrCorrupt when the store has an object of
 // that digest with another length.
 func (l *Layer) Open(x int) (*File, error) {
+	if err := l.hold(); err != nil {
+		return nil, err
+	}
+	defer l.drop()
 	if x < 0 || x >= l.index.NumObjects() {
 		return nil, fmt.Errorf("layer %d has no object %d", l.n, x)
 	}

@@ -21,11 +21,12 @@ func (h handle) twin(d *demand) *demand {
 	if !ok || d.settled() || c.Blob.Len <= 0 || c.Size != d.chunk.Size {
 		return nil
 	}
-	twin := &demand{layer: h.l, sched: h.pool.host(host), obj: h.object, i: d.i, chunk: c, level: levelRead, first: d, done: make(chan struct{})}
-	if !d.hedged.CompareAndSwap(nil, twin) {
+	twin := &demand{layer: h.l, sched: h.pool.host(host), obj: h.object, i: d.i, chunk: c, level: levelRead, done: make(chan struct{})}
+	twin.twin.first = d
+	if !d.twin.second.CompareAndSwap(nil, twin) {
 		return nil
 	}
-	h.retain()
+	h.object.retain()
 	return twin
 }
 

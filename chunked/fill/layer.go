@@ -21,20 +21,34 @@ type LayerSpec struct {
 	Source store.Source     // to record; not recorded when it names no blob
 }
 
-// Layer is one layer of the store. It lives as long as its pool.
+// Layer is one layer of the store. It is usable as long as the store has the layer;
+// files that were opened before stay readable.
 type Layer struct {
 	pool   *Pool
 	n      uint64
-	index  *chunked.Index
-	mapped int // bytes of the index
+	index  *chunked.Index // valid while the layer is held
+	mapped mapping
 	src    sources
 }
 
 // Number returns the layer's number in the store.
 func (l *Layer) Number() uint64 { return l.n }
 
-// Index returns the layer's index. It is valid until the process ends.
+// Index returns the layer's index. It is valid as long as the store has the layer.
 func (l *Layer) Index() *chunked.Index { return l.index }
+
+// Objects returns the contents of the layer's files, each once.
+func (l *Layer) Objects() ([]chunked.ObjectKey, error) {
+	if err := l.hold(); err != nil {
+		return nil, err
+	}
+	defer l.drop()
+	out := make([]chunked.ObjectKey, l.index.NumObjects())
+	for i := range out {
+		out[i] = l.index.Object(i)
+	}
+	return out, nil
+}
 
 // AddLayer makes a layer known and returns its number. A layer whose TOC
 // digest is known and whose files are whole costs no request: spec.Source is
@@ -46,7 +60,7 @@ func (p *Pool) AddLayer(ctx context.Context, spec LayerSpec, src Source) (uint64
 		return 0, fmt.Errorf("add layer %s: %w: no table of contents", spec.Blob.Digest, manifest.ErrUnsupported)
 	}
 	key := tocKey{spec.TOC.Digest, spec.TOC.TarSplit.Len > 0}
-	r := p.tocs.enter(p.life.ctx, key)
+	r := p.flying.tocs.enter(p.life.ctx, key)
 	n, err := r.run(ctx, runner{
 		source: tocSource{spec.Source.Host, spec.Source.Repo, string(spec.Source.Blob)},
 		spawn:  p.life.spawn,
@@ -58,7 +72,7 @@ func (p *Pool) AddLayer(ctx context.Context, spec LayerSpec, src Source) (uint64
 			return p.fetchLayer(ctx, spec, src)
 		},
 	})
-	p.tocs.leave(key, r)
+	p.flying.tocs.leave(key, r)
 	if err != nil {
 		return 0, fmt.Errorf("add layer %s: %w", spec.Blob.Digest, err)
 	}
@@ -237,7 +251,9 @@ func (p *Pool) Layer(n uint64) (*Layer, error) {
 		mapped.Close()
 		return nil, fmt.Errorf("index of layer %d: %w", n, err)
 	}
-	l = &Layer{pool: p, n: n, index: index, mapped: len(mapped.Bytes())}
+	l = &Layer{pool: p, n: n, index: index, mapped: mapping{file: mapped, failed: func(err error) {
+		p.opt.Logger.Warn("index of a layer stays mapped", "layer", n, "err", err)
+	}}}
 	if err := l.mergeRow(); err != nil {
 		mapped.Close()
 		return nil, err
@@ -276,7 +292,7 @@ func (p *Pool) ViewOf(ctx context.Context, c store.Chain) (uint64, error) {
 		return n, err
 	}
 	key := fmt.Sprint(c.Layers, c.Claim)
-	return p.views.do(ctx, key, p.life.spawn, func() (uint64, error) {
+	return p.flying.views.do(ctx, key, p.life.spawn, func() (uint64, error) {
 		n, ok, err := p.soundView(c)
 		if err != nil || ok {
 			return n, err
@@ -295,8 +311,12 @@ func (p *Pool) merge(c store.Chain, damaged uint64) (uint64, error) {
 		if err != nil {
 			return 0, err
 		}
+		if err := l.hold(); err != nil {
+			return 0, err
+		}
+		defer l.drop()
 		indexes[i] = l.index
-		cost += int64(l.mapped)
+		cost += int64(len(l.mapped.file.Bytes()))
 	}
 	done, err := p.memory.build(p.life.ctx, cost)
 	if err != nil {

@@ -19,7 +19,8 @@ type object struct {
 	key  store.PartialKey
 	refs atomic.Int64 // goes to 0 only with pool.mu held
 	open sync.Once
-	err  error // of open
+	err  error  // of open
+	of   *Layer // whose chunk list the body reads; held
 
 	whole  atomic.Pointer[os.File] // the complete object; set once
 	unread atomic.Int64            // len(spare), to look without the lock
@@ -71,7 +72,8 @@ type handle struct {
 	x int // the object's number in l's index
 }
 
-// acquire returns the state of object x and holds it until release. lazy says
+// acquire returns the state of object x and holds it, and the layer, until release.
+// The caller holds the layer. lazy says
 // that perhaps not all of it will be wanted: what is filled then must survive
 // the last reader, so only an object of one chunk is filled in memory.
 func (l *Layer) acquire(x int, lazy bool) (handle, error) {
@@ -86,14 +88,25 @@ func (l *Layer) acquire(x int, lazy bool) (handle, error) {
 	}
 	o.refs.Add(1)
 	p.mu.Unlock()
+	l.again()
 	h := handle{o, l, x}
 	o.open.Do(func() { o.err = h.init(lazy) })
 	if o.err != nil {
 		p.forget(o)
-		o.release()
+		h.release()
 		return handle{}, o.err
 	}
 	return h, nil
+}
+
+func (h handle) retain() {
+	h.object.retain()
+	h.l.again()
+}
+
+func (h handle) release() {
+	h.object.release()
+	h.l.drop()
 }
 
 func (h handle) init(lazy bool) error {
@@ -112,6 +125,8 @@ func (h handle) init(lazy bool) error {
 		o.body = newMemory(l.index.Chunks(x), o.key.Size)
 		return nil
 	}
+	l.again()
+	o.of = l
 	part, err := o.pool.st.OpenPartial(o.key, func(i int) store.Span {
 		c := l.index.Chunk(x, i)
 		if c.Zeros {
@@ -178,6 +193,9 @@ func (o *object) release() {
 	o.mu.Unlock()
 	if f := o.whole.Swap(nil); f != nil {
 		f.Close()
+	}
+	if o.of != nil {
+		defer o.of.drop()
 	}
 	switch body := o.body.(type) {
 	case *memory:
@@ -309,20 +327,29 @@ func (o *object) keep(i int, data []byte, l *Layer, from *place) error {
 
 // settle answers a demand: everybody who waits for it goes on.
 func (o *object) settle(d *demand, err error) {
-	o.mu.Lock()
-	if d.over {
-		o.mu.Unlock()
+	if !o.answer(d, err) {
 		return
 	}
-	d.over, d.err = true, err
-	if d.first != nil {
-		o.mu.Unlock()
-		close(d.done)
-		if err == nil {
-			o.settle(d.first, nil)
-		}
-		o.release()
-		return
+	if d.twin.first != nil && err == nil {
+		o.settle(d.twin.first, nil)
+	}
+	o.release()
+}
+
+// answer does what settle does, but for the release, and says whether it was the
+// first to answer the demand.
+func (o *object) answer(d *demand, err error) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	select {
+	case <-d.done:
+		return false
+	default:
+	}
+	d.err = err
+	close(d.done)
+	if d.twin.first != nil {
+		return true
 	}
 	delete(o.state.flights, d.i)
 	switch {
@@ -339,9 +366,7 @@ func (o *object) settle(d *demand, err error) {
 	if err == nil {
 		o.completeIfFull()
 	}
-	o.mu.Unlock()
-	close(d.done)
-	o.release()
+	return true
 }
 
 // used notes that a reader took chunks [from, to).

@@ -82,18 +82,17 @@ type Pool struct {
 	write  committer
 	count  counters
 	memory *budget
-	bufs   buffers
 	behind *background
-
-	hashing chan struct{} // slots for long objects that nobody waits for
 
 	mu      sync.Mutex
 	layers  map[uint64]*Layer
 	objects map[store.PartialKey]*object
 	hosts   map[string]*scheduler
 
-	tocs  races
-	views flights[string, uint64]
+	flying struct { // work done once for all who ask
+		tocs  races
+		views flights[string, uint64]
+	}
 }
 
 // New returns a pool over st, which stays the caller's and must outlive it.
@@ -105,7 +104,6 @@ func New(st *store.Store, o *Options) *Pool {
 		objects: make(map[store.PartialKey]*object),
 		hosts:   make(map[string]*scheduler),
 		behind:  newBackground(),
-		hashing: make(chan struct{}, atATime),
 	}
 	p.memory = newBudget(p.opt.Memory)
 	p.life.ctx, p.life.cancel = context.WithCancelCause(context.Background())
@@ -114,8 +112,7 @@ func New(st *store.Store, o *Options) *Pool {
 }
 
 // Close ends what is under way and waits for it; reads that wait fail with
-// ErrClosed. Files may still be closed afterwards. The mappings of layer
-// indexes stay until the process ends, because Index values may be in use.
+// ErrClosed. Files may still be closed afterwards.
 func (p *Pool) Close() error {
 	p.life.end()
 	var rest []*demand

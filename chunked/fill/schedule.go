@@ -36,13 +36,16 @@ type demand struct {
 	read atomic.Bool           // a read, not only read-ahead or completion, wants it
 	run  atomic.Pointer[batch] // nil while queued
 
-	// first is the demand that this one is the second request for, nil usually.
-	first  *demand
-	hedged atomic.Pointer[demand] // the second request, if there is one
+	twin twin
 
-	over bool // guarded by the object's mu: it was answered
-	done chan struct{}
-	err  error // valid after done is closed
+	done chan struct{} // closed with the object's mu held
+	err  error         // valid after done is closed
+}
+
+// twin leads from a demand to a second request for the same chunk, and back.
+type twin struct {
+	first  *demand // nil for what is no second request
+	second atomic.Pointer[demand]
 }
 
 // settled says whether the demand was answered, by itself or by the one that it
@@ -52,7 +55,7 @@ func (d *demand) settled() bool {
 	case <-d.done:
 		return true
 	default:
-		return d.first != nil && d.first.settled()
+		return d.twin.first != nil && d.twin.first.settled()
 	}
 }
 
@@ -67,7 +70,7 @@ func (d *demand) came() *arrival {
 // idle returns how long nothing has moved for the demand since the given time.
 func (d *demand) idle(since time.Time) time.Duration {
 	idle := d.came().idle(since)
-	if twin := d.hedged.Load(); twin != nil {
+	if twin := d.twin.second.Load(); twin != nil {
 		idle = min(idle, twin.idle(since))
 	}
 	return idle
@@ -98,7 +101,7 @@ type batch struct {
 // prefers is the host to ask first, "" for the order of the layer's sources: a
 // second request goes where the first one did not.
 func (b *batch) prefers() string {
-	if slices.ContainsFunc(b.demands, func(d *demand) bool { return d.first != nil }) {
+	if slices.ContainsFunc(b.demands, func(d *demand) bool { return d.twin.first != nil }) {
 		return b.sched.host
 	}
 	return ""
@@ -107,7 +110,7 @@ func (b *batch) prefers() string {
 // settleTwins ends second requests that the first ones were faster than.
 func (b *batch) settleTwins() {
 	for _, d := range b.demands {
-		if d.first != nil {
+		if d.twin.first != nil {
 			d.obj.settle(d, errAbandoned)
 		}
 	}
@@ -267,7 +270,7 @@ func (s *scheduler) next() *batch {
 		}
 		for len(s.order[lv]) > 0 {
 			l := s.order[lv][0]
-			s.order[lv] = s.order[lv][1:]
+			s.order[lv] = slices.Delete(s.order[lv], 0, 1) // forgets the layer, which may be removed
 			b := &batch{layer: l, sched: s, level: lv}
 			have := s.take(b, lv, 0)
 			if len(s.queues[lv][l]) > 0 {

@@ -27,7 +27,23 @@ type Connect func(ctx context.Context, src store.Source) (Source, error)
 // sources are the places one layer can be fetched from.
 type sources struct {
 	mu   sync.Mutex
-	list []*place // the one that worked last is first
+	list []*place  // the one that worked last is first
+	read time.Time // when the store was asked last for want of one
+}
+
+// rereadEvery is how often the store is asked for sources of a layer that has none
+// left: a program that insists on reading must not make us open its index each time.
+const rereadEvery = 5 * time.Second
+
+// rereadDue says whether the store is to be asked now, and notes it.
+func (s *sources) rereadDue(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.read.IsZero() && now.Sub(s.read) < rereadEvery {
+		return false
+	}
+	s.read = now
+	return true
 }
 
 // place is one source of one layer.
@@ -145,7 +161,7 @@ func (l *Layer) source(ctx context.Context, tried []*place, prefer string) (*pla
 	reread := false
 	for {
 		pl := l.src.pick(tried, prefer)
-		if pl == nil && !reread {
+		if pl == nil && !reread && l.src.rereadDue(time.Now()) {
 			reread = true
 			if err := l.mergeRow(); err != nil {
 				why = err

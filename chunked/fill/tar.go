@@ -25,6 +25,10 @@ import (
 // tar has a form that readers read differently, store.ErrCorrupt when what the
 // store keeps is not what it was, store.ErrNotFound when there is no tar-split.
 func (l *Layer) WriteTar(ctx context.Context, w io.Writer) error {
+	if err := l.hold(); err != nil {
+		return err
+	}
+	defer l.drop()
 	row, err := l.pool.st.Layer(l.n)
 	if err == nil {
 		err = l.writeTar(ctx, row, w)
@@ -175,6 +179,10 @@ func (p *Pool) VerifyDiffID(ctx context.Context, n uint64, want digest.Digest) e
 	if row.DiffID == want {
 		return l.Ensure(ctx, nil, Foreground)
 	}
+	if err := l.hold(); err != nil {
+		return err
+	}
+	defer l.drop()
 	h := newHasher(want.Algorithm())
 	err = l.WriteTar(ctx, h)
 	got := h.digest()

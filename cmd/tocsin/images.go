@@ -98,9 +98,11 @@ func (l *local) localPercent(rec store.Record) (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		ix := layer.Index()
-		for i := range ix.NumObjects() {
-			o := ix.Object(i)
+		objects, err := layer.Objects()
+		if err != nil {
+			return 0, err
+		}
+		for _, o := range objects {
 			all += o.Size
 			if l.store.HasObject(o.Digest, o.Size) {
 				have += o.Size

@@ -67,8 +67,12 @@ func (a *app) serve(ctx context.Context) (err error) {
 	}
 	defer closing(&err, content.close)
 	mnt := filepath.Join(l.store.Root(), "mnt")
-	fs := lazyfs.New(&lazyfs.Options{Store: l.store, Pool: l.pool, Passthrough: true, Logger: a.log})
-	sn, err := snapshotter.New(&snapshotter.Options{
+	var sn *snapshotter.Snapshotter
+	fs := lazyfs.New(&lazyfs.Options{
+		Store: l.store, Pool: l.pool, Passthrough: true, Logger: a.log,
+		Image: func(view uint64) string { return sn.ImageOf(view) },
+	})
+	sn, err = snapshotter.New(&snapshotter.Options{
 		Root:             l.store.Root(),
 		Store:            l.store,
 		Pool:             l.pool,
@@ -97,7 +101,7 @@ func (a *app) serve(ctx context.Context) (err error) {
 	serving, cancel := context.WithCancelCause(ctx)
 	go func() { cancel(errors.Join(errUnmounted, <-served)) }() // without its file system the daemon serves nobody
 	collected := make(chan struct{})
-	go func() { defer close(collected); a.collect(serving, l.store, fs) }()
+	go func() { defer close(collected); a.collect(serving, l, fs) }()
 	advised := make(chan struct{})
 	go func() { defer close(advised); content.advise(serving, a.log) }()
 	a.log.Info("serving", "address", a.config.Address, "root", l.store.Root())
@@ -119,21 +123,30 @@ func (a *app) logStats(s fill.Stats) {
 		"chunks", s.Chunks, "objects", s.Objects, "mismatches", s.Mismatches)
 }
 
-// collectEvery is how often the daemon frees what no name and no pin leads to. Its own gc is the one that can tell the
-// mount which views are gone; `tocsin gc` leaves their memory to the daemon's next start.
-const collectEvery = time.Hour
+// collectEvery is how often the daemon frees what no name and no pin leads to, and sweepEvery how often it lets go of
+// the memory of what anybody's gc has removed.
+const (
+	collectEvery = time.Hour
+	sweepEvery   = time.Minute
+)
 
-// collect runs gc until ctx ends.
-func (a *app) collect(ctx context.Context, st *store.Store, fs *lazyfs.FS) {
-	for tick := time.NewTicker(collectEvery); ; {
+// collect runs gc and sweeps until ctx ends.
+func (a *app) collect(ctx context.Context, l *local, fs *lazyfs.FS) {
+	gc, sweep := time.NewTicker(collectEvery), time.NewTicker(sweepEvery)
+	defer gc.Stop()
+	defer sweep.Stop()
+	for {
 		select {
 		case <-ctx.Done():
-			tick.Stop()
 			return
-		case <-tick.C:
+		case <-gc.C:
+			findings, err := l.store.GC(ctx, store.GCOptions{Objects: objectsOf, DropView: fs.DropView})
+			a.log.Info("gc", "findings", len(findings), "err", err)
+		case <-sweep.C:
+			if err := errors.Join(fs.Sweep(), l.pool.Sweep()); err != nil {
+				a.log.Warn("memory of removed layers and views stays", "err", err)
+			}
 		}
-		findings, err := st.GC(ctx, store.GCOptions{Objects: objectsOf, DropView: fs.DropView})
-		a.log.Info("gc", "findings", len(findings), "err", err)
 	}
 }
 

@@ -33,6 +33,9 @@ type Options struct {
 	// off again when the kernel refuses.
 	Passthrough bool
 
+	// Image names the image that a view is of, in messages; "" if it is not known. Nil: none is.
+	Image func(view uint64) string
+
 	Logger *slog.Logger // nil: slog.Default
 }
 
@@ -44,6 +47,7 @@ type FS struct {
 	opens  *opens
 	single uint64
 	log    *slog.Logger
+	failed *complaints
 }
 
 // New returns a file system that Serve can run. It opens nothing yet.
@@ -59,6 +63,7 @@ func New(o *Options) *FS {
 		opens:         newOpens(vs, o.Passthrough),
 		single:        o.Single,
 		log:           log,
+		failed:        &complaints{views: vs, log: log, image: o.Image},
 	}
 }
 
@@ -67,6 +72,9 @@ func (f *FS) String() string { return "tocsin" }
 
 // DropView forgets view n before gc unlinks it. Its nodes answer ESTALE from then on.
 func (f *FS) DropView(n uint64) error { return f.views.drop(n) }
+
+// Sweep forgets the views that were removed from the store, and lets go of their memory. Their nodes answer ESTALE.
+func (f *FS) Sweep() error { return f.views.sweep() }
 
 // DenyView makes every read of view n fail from now on: of open files, of what the kernel has in its cache, and after a
 // restart, because the store records it first. store.ErrConflict if the view is everybody's.
@@ -101,7 +109,7 @@ func (f *FS) entry(id uint64, fn func(t *chunked.View, view uint64, e uint32) fu
 		return nil
 	})
 	if err != nil {
-		f.log.Error("fuse: no answer for node", "view", n, "entry", e, "err", err)
+		f.failed.about("no answer for node", n, e, err)
 		return errnoOf(err)
 	}
 	return status
@@ -149,6 +157,7 @@ func (f *FS) lookupView(name string, out *fuse.EntryOut) fuse.Status {
 	if err != nil || n == 0 || strconv.FormatUint(n, 10) != name {
 		return fuse.ENOENT
 	}
+	f.views.failed.views.note(n, nil, time.Now()) // it may have been made since
 	err = f.views.with(n, func(v *view) error {
 		fillEntry(v.tree, n, 0, out)
 		return nil
@@ -159,7 +168,7 @@ func (f *FS) lookupView(name string, out *fuse.EntryOut) fuse.Status {
 	case fuse.Status(stale):
 		return fuse.ENOENT
 	default:
-		f.log.Error("fuse: view cannot be shown", "view", n, "err", err)
+		f.failed.about("view cannot be shown", n, 0, err)
 		return st
 	}
 }

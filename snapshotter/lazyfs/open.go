@@ -224,7 +224,7 @@ func (f *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fu
 	backing, err := f.opens.decide(f.opens.acquire(in.NodeId), view, entry, size)
 	if err != nil {
 		err = errors.Join(err, f.opens.release(in.NodeId))
-		f.log.Error("fuse: open", "view", view, "entry", entry, "err", err)
+		f.failed.about("open", view, entry, err)
 		return errnoOf(err)
 	}
 	out.OpenFlags = fuse.FOPEN_KEEP_CACHE
@@ -257,7 +257,7 @@ func (f *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Rea
 	err = errors.Join(ignoreEOF(err), f.views.shown(view), f.opens.release(in.NodeId))
 	if err != nil {
 		if !errors.Is(err, context.Canceled) {
-			f.log.Error("fuse: read", "view", view, "entry", entry, "offset", in.Offset, "err", err)
+			f.failed.about("read", view, entry, fmt.Errorf("at %d: %w", in.Offset, err))
 		}
 		return nil, errnoOf(err)
 	}

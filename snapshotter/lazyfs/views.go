@@ -3,8 +3,11 @@ package lazyfs
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/tocsin/tocsin/chunked"
 	"github.com/tocsin/tocsin/chunked/fill"
@@ -34,6 +37,8 @@ type views struct {
 	mu     sync.RWMutex
 	open   map[uint64]*view
 	denied map[uint64]bool // while this process runs; the store knows them for ever
+
+	failed struct{ views, layers failures }
 }
 
 // errDenied: a view was shown on the strength of a claim that proved false.
@@ -59,9 +64,19 @@ func (vs *views) with(n uint64, fn func(v *view) error) error {
 }
 
 func (vs *views) load(n uint64) error {
+	if vs.isDenied(n) {
+		return errDenied
+	}
+	if err := vs.failed.views.get(n, time.Now()); err != nil {
+		return err
+	}
 	v, err := openView(vs.store, n)
 	if err != nil {
-		return fmt.Errorf("open view %d: %w", n, err)
+		err = fmt.Errorf("open view %d: %w", n, err)
+	}
+	vs.failed.views.note(n, err, time.Now())
+	if err != nil {
+		return err
 	}
 	vs.mu.Lock()
 	defer vs.mu.Unlock()
@@ -92,6 +107,25 @@ func openView(st *store.Store, n uint64) (*view, error) {
 		return nil, errors.Join(err, m.Close())
 	}
 	return &view{tree: tree, mapped: m, layers: chain.Layers, believed: chain.Claim != ""}, nil
+}
+
+func (vs *views) isDenied(n uint64) bool {
+	vs.mu.RLock()
+	defer vs.mu.RUnlock()
+	return vs.denied[n]
+}
+
+// layer is a layer of view n.
+func (vs *views) layer(n, layer uint64) (*fill.Layer, error) {
+	if err := vs.failed.layers.get(layer, time.Now()); err != nil {
+		return nil, err
+	}
+	l, err := vs.pool.Layer(layer)
+	if err != nil {
+		err = fmt.Errorf("view %d: %w", n, err)
+	}
+	vs.failed.layers.note(layer, err, time.Now())
+	return l, err
 }
 
 // size is the size of an entry of a view that is mapped already; mapped is false for one that is not.
@@ -153,9 +187,9 @@ func (vs *views) openFile(n uint64, e uint32) (*fill.File, error) {
 	if err != nil || obj < 0 {
 		return nil, err
 	}
-	l, err := vs.pool.Layer(layer)
+	l, err := vs.layer(n, layer)
 	if err != nil {
-		return nil, fmt.Errorf("view %d: %w", n, err)
+		return nil, err
 	}
 	return l.Open(obj)
 }
@@ -170,6 +204,20 @@ func (vs *views) drop(n uint64) error {
 		return nil
 	}
 	return v.mapped.Close()
+}
+
+// sweep drops the views that the store has no more.
+func (vs *views) sweep() error {
+	vs.mu.RLock()
+	open := slices.Collect(maps.Keys(vs.open))
+	vs.mu.RUnlock()
+	var errs []error
+	for _, n := range open {
+		if _, err := vs.store.ViewChain(n); errors.Is(err, store.ErrNotFound) {
+			errs = append(errs, vs.drop(n))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func (vs *views) close() error {
