@@ -4,7 +4,7 @@ import "testing"
 
 // Path gives back every name that Walk gives, but for the other names of a hard link.
 func TestPath(t *testing.T) {
-	b := NewIndexBuilder()
+	b := NewIndexBuilder(nil)
 	for _, e := range []Entry{
 		{Type: TypeDir, Name: "a", Mode: 0o755}, {Type: TypeDir, Name: "a/b", Mode: 0o755}, {Type: TypeSymlink, Name: "a/b/l", LinkName: "x"},
 		{Type: TypeReg, Name: "a/b/c", Mode: 0o644}, {Type: TypeReg, Name: "z", Mode: 0o644}, {Type: TypeHardlink, Name: "y", LinkName: "z"},
