@@ -6,7 +6,11 @@ import (
 	"fmt"
 	"testing"
 	"testing/synctest"
+	"time"
 
+	"github.com/opencontainers/go-digest"
+
+	"github.com/tocsin/tocsin/chunked"
 	"github.com/tocsin/tocsin/store"
 )
 
@@ -173,5 +177,58 @@ func waitFull(t *testing.T, f *File) {
 		if part, ok := f.h.body.(*store.Partial); ok {
 			part.Missing()
 		}
+	}
+}
+
+// A file with more zeros than are ever hashed is read chunk by chunk, completed by
+// nobody, and keeps nothing else of its layer from being complete.
+func TestTooManyZeros(t *testing.T) {
+	st := openStore(t, t.TempDir())
+	p := newPool(t, st, nil)
+	builder := chunked.NewIndexBuilder(nil)
+	for _, f := range []struct {
+		name   string
+		chunks int64
+	}{{"big", 17}, {"small", 1}} {
+		size := int64(chunked.MaxZeros)
+		if f.name == "small" {
+			size = 5000
+		}
+		e := chunked.Entry{Type: chunked.TypeReg, Name: f.name, Mode: 0o644, Size: f.chunks * size, Digest: digest.FromString(f.name)}
+		if f.name == "small" {
+			e.Digest = digest.FromBytes(make([]byte, size))
+		}
+		for i := range f.chunks {
+			e.Chunks = append(e.Chunks, chunked.Chunk{Off: i * size, Size: size, Zeros: true, Digest: digest.FromString("zeros")})
+		}
+		if err := builder.Add(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	index, err := builder.Finish()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := st.PutLayer(store.LayerRow{TOC: digest.FromString("TOC")}, index, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := p.Layer(n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if err := l.Ensure(t.Context(), nil, Foreground); err != nil {
+		t.Fatal(err)
+	}
+	f, buf := openName(t, l, "big"), []byte("not zeros")
+	if _, err := f.ReadAt(t.Context(), buf, 50<<30); err != nil || !bytes.Equal(buf, make([]byte, len(buf))) {
+		t.Errorf("read: %q, %v", buf, err)
+	}
+	if f.Complete() != nil || !st.HasObject(digest.FromBytes(make([]byte, 5000)), 5000) {
+		t.Error("the wrong file is complete")
+	}
+	if d := time.Since(began); d > 20*time.Second {
+		t.Errorf("it took %v: the zeros were hashed", d)
 	}
 }

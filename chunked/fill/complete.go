@@ -16,7 +16,7 @@ import (
 // completeIfFull starts the completion of an object whose last chunk is in,
 // here or in another process. o.mu is held.
 func (o *object) completeIfFull() {
-	if o.body == nil || o.state.stored || o.state.fin != nil || o.body.Missing() > 0 {
+	if o.body == nil || o.state.stored || o.state.fin != nil || o.body.Missing() > 0 || !o.mayComplete.Load() {
 		return
 	}
 	fin := &finish{done: make(chan struct{}), urgent: make(chan struct{})}

@@ -27,7 +27,9 @@ func (pr Priority) level() level {
 }
 
 // Ensure returns nil when the given objects of the layer (positions in its
-// index; nil: all) are complete in the store. Only what is missing is fetched.
+// index; nil: all) are complete in the store, but for those with so many zeros that
+// they are only ever read chunk by chunk (chunked.Index.Completable), which have all
+// their chunks. Only what is missing is fetched.
 // When it fails or ctx ends, what was fetched until then stays.
 func (l *Layer) Ensure(ctx context.Context, objs []int, pr Priority) error {
 	if err := l.hold(); err != nil {
@@ -219,7 +221,7 @@ func (e *ensuring) settle(ctx context.Context) error {
 		}
 	}
 	for _, p := range g.parts {
-		if !p.last {
+		if !p.last || !p.mayComplete.Load() {
 			continue
 		}
 		if err := p.complete(ctx, e.level); err != nil {

@@ -127,12 +127,18 @@ func (p *Pool) fetchLayer(ctx context.Context, spec LayerSpec, src Source) (uint
 	return p.st.PutLayer(row, index, tarsplit)
 }
 
-// tocCost is about what the index of a TOC takes to make.
+// workspace is what a long computation gets: memory in files, and an end.
+func workspace(ctx context.Context, regions *store.Regions) *chunked.Workspace {
+	return &chunked.Workspace{Region: regions.Region, Stop: func() error { return context.Cause(ctx) }}
+}
+
+// tocCost is about what the index of a TOC takes to make. Large parts of what was
+// fetched lie in files, and small ones have a budget of their own.
 func tocCost(ref *manifest.TOCRef) int64 {
 	if ref == nil { // of a row that was made again from its key
-		return manifest.MaxTOCSize
+		ref = &manifest.TOCRef{TOCRawLen: manifest.MaxTOCSize}
 	}
-	return ref.TOCRawLen + ref.TarSplit.Len
+	return chunked.BuildCost(ref) - ref.TOC.Len - ref.TarSplit.Len
 }
 
 // fetched is a compressed TOC and its tar-split, not verified.
@@ -297,15 +303,15 @@ func (p *Pool) ViewOf(ctx context.Context, c store.Chain) (uint64, error) {
 		if err != nil || ok {
 			return n, err
 		}
-		return p.merge(c, n)
+		return p.merge(p.life.ctx, c, n)
 	})
 }
 
 // merge makes and stores the view of a chain that has none, or in place of one
 // that is damaged.
-func (p *Pool) merge(c store.Chain, damaged uint64) (uint64, error) {
+func (p *Pool) merge(ctx context.Context, c store.Chain, damaged uint64) (n uint64, err error) {
 	indexes := make([]*chunked.Index, len(c.Layers))
-	cost := int64(0)
+	entries := int64(0)
 	for i, n := range c.Layers {
 		l, err := p.Layer(n)
 		if err != nil {
@@ -316,14 +322,16 @@ func (p *Pool) merge(c store.Chain, damaged uint64) (uint64, error) {
 		}
 		defer l.drop()
 		indexes[i] = l.index
-		cost += int64(len(l.mapped.file.Bytes()))
+		entries += int64(l.index.NumEntries())
 	}
-	done, err := p.memory.build(p.life.ctx, cost)
+	done, err := p.memory.build(ctx, chunked.MergeCost(entries))
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w", c, err)
 	}
 	defer done()
-	tree, err := chunked.Merge(nil, indexes)
+	regions := p.st.NewRegions()
+	defer func() { err = errors.Join(err, regions.Close()) }()
+	tree, err := chunked.Merge(workspace(ctx, regions), indexes)
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w", c, err)
 	}

@@ -22,8 +22,9 @@ type object struct {
 	err  error  // of open
 	of   *Layer // whose chunk list the body reads; held
 
-	whole  atomic.Pointer[os.File] // the complete object; set once
-	unread atomic.Int64            // len(spare), to look without the lock
+	mayComplete atomic.Bool             // some layer's budget of zeros allows it, see chunked.Index.Completable
+	whole       atomic.Pointer[os.File] // the complete object; set once
+	unread      atomic.Int64            // len(spare), to look without the lock
 
 	mu    sync.Mutex
 	body  body // nil when the object was complete from the start
@@ -95,6 +96,9 @@ func (l *Layer) acquire(x int, lazy bool) (handle, error) {
 		p.forget(o)
 		h.release()
 		return handle{}, o.err
+	}
+	if o.body != nil && !o.mayComplete.Load() && l.index.Completable(x) {
+		o.mayComplete.Store(true)
 	}
 	return h, nil
 }
