@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -340,4 +343,43 @@ func firstChunk(t *testing.T, b *blob) chunked.Range {
 func frameOf(t *testing.T, b *blob) []byte {
 	c := firstChunk(t, b)
 	return b.bytes[c.Off:c.End()]
+}
+
+// In whatever order files are read, and whoever does beside it, no more than a tenth of
+// a blob is fetched beyond it.
+func TestBytesOfABlob(t *testing.T) {
+	var files []file
+	for i := range 400 {
+		files = append(files, file{fmt.Sprintf("d%d/f%d", i%20, i), random(uint64(i), 500+i*37%9000)})
+	}
+	b := makeBlob(t, files...)
+	for round := range 3 {
+		p := newPool(t, openStore(t, t.TempDir()), &Options{Background: true, Jobs: 1})
+		l := addBlob(t, p, b, &source{blob: b.bytes})
+		r := rand.New(rand.NewPCG(uint64(round), 5))
+		var wg sync.WaitGroup
+		for step := range 2 { // every other one first: what lies between them is fetched later
+			for i := step; i < len(files); i += 2 {
+				f := openName(t, l, files[i].name)
+				wg.Go(func() {
+					if got, err := readFile(t.Context(), f); err != nil || !bytes.Equal(got, files[i].content) {
+						t.Errorf("%s: wrong, error %v", files[i].name, err)
+					}
+				})
+				if r.IntN(100) == 0 { // else they pile up and leave together
+					wg.Wait()
+				}
+			}
+			wg.Wait()
+		}
+		p.Background([]uint64{l.Number()})
+		if err := l.Ensure(t.Context(), nil, Foreground); err != nil {
+			t.Fatal(err)
+		}
+		got, size := p.Stats().BytesFetched, int64(len(b.bytes))
+		t.Logf("%d bytes of a blob of %d: %.3f", got, size, float64(got)/float64(size))
+		if got*10 > size*11 {
+			t.Errorf("%d bytes were fetched of a blob of %d", got, size)
+		}
+	}
 }

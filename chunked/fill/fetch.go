@@ -87,7 +87,7 @@ func (p *Pool) attempt(b *batch, left []*demand, tried *[]*place) error {
 		want[i] = d.chunk.Blob
 	}
 	f := &fetch{pool: p, batch: b, from: pl, demands: left}
-	err = f.run(ctx, conn, planRanges(want, p.opt.MaxGap, p.opt.MaxRange))
+	err = f.run(ctx, conn, planRanges(want, p.opt.MaxGap, p.opt.MaxRange, b.layer.spare(pl.Size)))
 	if err == nil {
 		return f.wrong
 	}

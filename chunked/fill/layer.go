@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -24,11 +25,12 @@ type LayerSpec struct {
 // Layer is one layer of the store. It is usable as long as the store has the layer;
 // files that were opened before stay readable.
 type Layer struct {
-	pool   *Pool
-	n      uint64
-	index  *chunked.Index // valid while the layer is held
-	mapped mapping
-	src    sources
+	pool    *Pool
+	n       uint64
+	index   *chunked.Index // valid while the layer is held
+	mapped  mapping
+	src     sources
+	skipped atomic.Int64 // bytes of gaps that were fetched, see spare
 }
 
 // Number returns the layer's number in the store.
@@ -158,7 +160,7 @@ func (p *Pool) letGo(f fetched) {
 func (p *Pool) fetchTOC(parent context.Context, ref *manifest.TOCRef, src Source) (fetched, error) {
 	var out fetched
 	want := []manifest.Range{ref.TOC, ref.TarSplit}
-	spans := planRanges(want, p.opt.MaxGap, manifest.MaxTOCSize+manifest.MaxTarSplitSize)
+	spans := planRanges(want, p.opt.MaxGap, manifest.MaxTOCSize+manifest.MaxTarSplitSize, nil)
 	ranges := make([]manifest.Range, len(spans))
 	for i, s := range spans {
 		ranges[i] = s.Range

@@ -12,6 +12,12 @@ const (
 	// DefaultMaxGap is the longest stretch of unwanted bytes that is fetched
 	// to join two wanted ones: a round trip costs more than 64 KiB.
 	DefaultMaxGap = 64 << 10
+	// freeGap is a stretch that holds a header of the tar and no file: it is only
+	// ever fetched together with its neighbours. Longer ones may hold chunks that
+	// are fetched again, and no more of them is fetched than the given part of a
+	// blob.
+	freeGap  = 512
+	gapShare = 16
 	// DefaultMaxRange bounds one range, and together with it the bytes that
 	// one call of a Source asks for.
 	DefaultMaxRange = 8 << 20
@@ -50,8 +56,9 @@ func (s *span) add(i int, w manifest.Range) {
 // ascending and disjoint. Pieces whose gap is at most maxGap are joined while
 // the result is at most maxRange long; no range begins or ends with a byte
 // that is in no piece. Pieces that overlap share a range even when it gets
-// longer than maxRange, as does a single piece that is longer by itself.
-func planRanges(want []manifest.Range, maxGap, maxRange int64) []span {
+// longer than maxRange, as does a single piece that is longer by itself. spare, if
+// not nil, is asked whether gaps longer than freeGap may be fetched.
+func planRanges(want []manifest.Range, maxGap, maxRange int64, spare func(gap int64) bool) []span {
 	order := make([]int, 0, len(want))
 	for i, w := range want {
 		if w.Len > 0 {
@@ -64,7 +71,7 @@ func planRanges(want []manifest.Range, maxGap, maxRange int64) []span {
 	var out []span
 	for _, i := range order {
 		w := want[i]
-		if n := len(out); n > 0 && joins(out[n-1].Range, w, maxGap, maxRange) {
+		if n := len(out); n > 0 && joins(out[n-1].Range, w, maxGap, maxRange, spare) {
 			out[n-1].add(i, w)
 			continue
 		}
@@ -79,12 +86,33 @@ func planRanges(want []manifest.Range, maxGap, maxRange int64) []span {
 }
 
 // joins says whether next, which begins at or after have, belongs to the same range.
-func joins(have, next manifest.Range, maxGap, maxRange int64) bool {
+func joins(have, next manifest.Range, maxGap, maxRange int64, spare func(gap int64) bool) bool {
 	gap := next.Off - have.End()
-	if gap < 0 {
+	switch {
+	case gap < 0:
 		return true // a call may not ask for a byte twice
+	case gap > maxGap || next.End()-have.Off > maxRange:
+		return false
 	}
-	return gap <= maxGap && next.End()-have.Off <= maxRange
+	return gap <= freeGap || spare == nil || spare(gap)
+}
+
+// spare returns what decides on gaps in a blob of so many bytes of the layer: they
+// add up to a small part of it, as long as this process runs. 0: the size is not
+// known, and nothing is paid for it.
+func (l *Layer) spare(size int64) func(gap int64) bool {
+	return func(gap int64) bool {
+		for size > 0 {
+			had := l.skipped.Load()
+			if had+gap > size/gapShare {
+				return false
+			}
+			if l.skipped.CompareAndSwap(had, had+gap) {
+				break
+			}
+		}
+		return true
+	}
 }
 
 // fits says whether a piece of n bytes may join a call that already asks for

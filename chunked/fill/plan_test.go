@@ -47,7 +47,7 @@ func TestPlanRanges(t *testing.T) {
 			want = append(want, r)
 		}
 		var got []string
-		for _, s := range planRanges(want, 64, 1000) {
+		for _, s := range planRanges(want, 64, 1000, nil) {
 			got = append(got, fmt.Sprintf("%d+%d%v", s.Off, s.Len, pieces(s)))
 		}
 		expected := strings.TrimSpace(strings.TrimPrefix(all[n+1], "=>"))
@@ -78,7 +78,7 @@ func TestPlanRangesProperties(t *testing.T) {
 		for i := range want {
 			want[i] = manifest.Range{Off: r.Int64N(5000), Len: r.Int64N(300)}
 		}
-		spans := planRanges(want, gap, limit)
+		spans := planRanges(want, gap, limit, nil)
 		seen, end := map[int]bool{}, int64(-1)
 		for _, s := range spans {
 			if s.Off <= end {
@@ -157,5 +157,42 @@ func playWindow(t *testing.T, path string) {
 		if got != want {
 			t.Errorf("%s:%d: %s: got %s", path, n, s, got)
 		}
+	}
+}
+
+// Gaps that may hold what is fetched again add up to a sixteenth of the blob at most;
+// headers are not counted.
+func TestSpareGaps(t *testing.T) {
+	l := &Layer{}
+	var want []manifest.Range
+	for i := range int64(100) {
+		want = append(want, manifest.Range{Off: i * 2000, Len: 1000})
+	}
+	count := func(spans []span) (gaps int64) {
+		for _, s := range spans {
+			gaps += s.Len
+			for _, r := range s.runs {
+				gaps -= r.Len
+			}
+		}
+		return gaps
+	}
+	const blob = 200_000
+	for range 3 {
+		if got := count(planRanges(want, 64<<10, 8<<20, l.spare(blob))); got != 12_000 && got != 0 {
+			t.Errorf("gaps of %d bytes", got)
+		}
+	}
+	if got := l.skipped.Load(); got != 12_000 {
+		t.Errorf("%d bytes of gaps in all, want 12000 of a sixteenth of %d", got, blob)
+	}
+	for i := range want {
+		want[i].Len = 2000 - freeGap
+	}
+	if got := len(planRanges(want, 64<<10, 8<<20, l.spare(blob))); got != 1 {
+		t.Errorf("%d ranges around headers", got)
+	}
+	if got := len(planRanges(want[:10], 64<<10, 8<<20, (&Layer{}).spare(0))); got != 1 {
+		t.Errorf("%d ranges where the size is not known", got)
 	}
 }
