@@ -111,7 +111,7 @@ func BenchmarkVerifyTOC(b *testing.B) {
 	cut := func(r manifest.Range) []byte { return blob.Bytes()[r.Off:r.End()] }
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, _, err := verifyTOC([2][]byte{cut(ref.TOC), cut(ref.TarSplit)}, ref, written.Size); err != nil {
+		if _, _, err := verifyTOC(nil, [2][]byte{cut(ref.TOC), cut(ref.TarSplit)}, ref, written.Size); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -92,7 +92,7 @@ func (p *Pool) AddLayer(ctx context.Context, spec LayerSpec, src Source) (uint64
 }
 
 // fetchLayer fetches, verifies and stores a layer's TOC and tar-split.
-func (p *Pool) fetchLayer(ctx context.Context, spec LayerSpec, src Source) (uint64, error) {
+func (p *Pool) fetchLayer(ctx context.Context, spec LayerSpec, src Source) (n uint64, err error) {
 	ref := spec.TOC
 	if ref.TOC.Len <= 0 || ref.TOC.Len > manifest.MaxTOCSize || ref.TarSplit.Len < 0 || ref.TarSplit.Len > manifest.MaxTarSplitSize {
 		return 0, fmt.Errorf("%w: TOC of %d bytes, tar-split of %d", manifest.ErrMalformed, ref.TOC.Len, ref.TarSplit.Len)
@@ -114,7 +114,9 @@ func (p *Pool) fetchLayer(ctx context.Context, spec LayerSpec, src Source) (uint
 		return 0, fmt.Errorf("TOC %s: %w", ref.Digest, err)
 	}
 	defer done()
-	index, tarsplit, err := verifyTOC(raw.parts, ref, spec.Blob.Size)
+	regions := p.st.NewRegions()
+	defer func() { err = errors.Join(err, regions.Close()) }()
+	index, tarsplit, err := verifyTOC(workspace(ctx, regions), raw.parts, ref, spec.Blob.Size)
 	if err != nil {
 		if errors.Is(err, chunked.ErrDigestMismatch) {
 			p.count.mismatches.Add(1)
@@ -205,19 +207,15 @@ func (p *Pool) fetchTOC(parent context.Context, ref *manifest.TOCRef, src Source
 
 // verifyTOC checks what fetchTOC returned and makes of it what the store
 // keeps: the layer index and, if the TOC names one, the tar-split.
-func verifyTOC(raw [2][]byte, ref *manifest.TOCRef, blobSize int64) (index, tarsplit []byte, err error) {
-	toc, err := chunked.ParseTOC(raw[0], ref, blobSize)
+func verifyTOC(ws *chunked.Workspace, raw [2][]byte, ref *manifest.TOCRef, blobSize int64) (index, tarsplit []byte, err error) {
+	index, split, err := chunked.IndexTOC(ws, raw[0], ref, blobSize)
 	if err != nil {
 		return nil, nil, fmt.Errorf("TOC %s: %w", ref.Digest, err)
 	}
-	index, err = chunked.BuildIndex(toc)
-	if err != nil {
-		return nil, nil, fmt.Errorf("index of TOC %s: %w", ref.Digest, err)
-	}
-	if toc.TarSplitDigest == "" || ref.TarSplit.Len == 0 {
+	if split == "" || ref.TarSplit.Len == 0 {
 		return index, nil, nil
 	}
-	tarsplit, err = verifySplit(index, raw[1], toc.TarSplitDigest, ref.TarSplitRawLen)
+	tarsplit, err = verifySplit(ws, index, raw[1], split, ref.TarSplitRawLen)
 	if err != nil {
 		return nil, nil, fmt.Errorf("tar-split of TOC %s: %w", ref.Digest, err)
 	}
@@ -226,7 +224,7 @@ func verifyTOC(raw [2][]byte, ref *manifest.TOCRef, blobSize int64) (index, tars
 
 // verifySplit returns the tar-split as the store keeps it. One of a tar that readers do not read alike is kept: it can
 // prove nothing, which VerifyDiffID will say, and the table of contents does not depend on it.
-func verifySplit(index, raw []byte, want digest.Digest, rawLen int64) ([]byte, error) {
+func verifySplit(ws *chunked.Workspace, index, raw []byte, want digest.Digest, rawLen int64) ([]byte, error) {
 	ts, err := chunked.ParseTarSplit(raw, want, rawLen)
 	if err != nil {
 		return nil, err
@@ -235,7 +233,7 @@ func verifySplit(index, raw []byte, want digest.Digest, rawLen int64) ([]byte, e
 	if err != nil {
 		return nil, err
 	}
-	if err := chunked.CheckTarSplit(nil, x, ts); err != nil && !errors.Is(err, chunked.ErrUnsayable) {
+	if err := chunked.CheckTarSplit(ws, x, ts); err != nil && !errors.Is(err, chunked.ErrUnsayable) {
 		return nil, err
 	}
 	return ts.Bytes(), nil
