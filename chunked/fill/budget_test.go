@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/tocsin/tocsin/chunked"
 )
 
 // A build waits until others have let go, no longer than its context, and one
@@ -117,5 +119,36 @@ func TestTooLargeForMemory(t *testing.T) {
 	l := addBlob(t, newPool(t, st, nil), b, &source{blob: b.bytes})
 	if _, err := p.View(t.Context(), []uint64{l.Number()}); !errors.Is(err, ErrMemory) || !strings.Contains(err.Error(), "view of layers [1]") {
 		t.Errorf("view: %v", err)
+	}
+}
+
+// Builds, and the waiting for one, end with the pool.
+func TestBuildsEndWithThePool(t *testing.T) {
+	b := makeBlob(t, smallFiles(3000)...)
+	st := openStore(t, t.TempDir())
+	p := New(st, nil)
+	l := addBlob(t, p, b, &source{blob: b.bytes})
+	done, err := p.memory.build(t.Context(), p.memory.most)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer done()
+	waiting := make(chan error, 1)
+	go func() { _, err := p.View(t.Context(), []uint64{l.Number()}); waiting <- err }()
+	ended, end := context.WithCancelCause(t.Context())
+	end(ErrClosed)
+	regions := st.NewRegions()
+	defer regions.Close()
+	ref := b.written.TOC
+	raw := [2][]byte{b.bytes[ref.TOC.Off:ref.TOC.End()], b.bytes[ref.TarSplit.Off:ref.TarSplit.End()]}
+	if _, _, err := verifyTOC(workspace(ended, regions), raw, ref, b.written.Size); !errors.Is(err, ErrClosed) {
+		t.Errorf("a TOC: %v", err)
+	}
+	if _, err := chunked.Merge(workspace(ended, regions), []*chunked.Index{l.Index()}); !errors.Is(err, ErrClosed) {
+		t.Errorf("a view: %v", err)
+	}
+	p.Close()
+	if err := <-waiting; !errors.Is(err, ErrClosed) {
+		t.Errorf("waiting for a build: %v", err)
 	}
 }
