@@ -11,10 +11,19 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
+	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/core/snapshots/proxy"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/tocsin/tocsin/integration/forge"
 	"github.com/tocsin/tocsin/integration/front"
@@ -42,6 +51,18 @@ func measure(t *testing.T, dir string, args ...string) taken {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	stop := watch(cmd.Process.Pid)
+	err = cmd.Wait()
+	u := stop()
+	if err != nil {
+		t.Fatalf("tocsin %s: %v\n%s", strings.Join(args, " "), err, &said)
+	}
+	u.cpu = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	return u
+}
+
+// watch looks at a process until stop is called.
+func watch(pid int) (stop func() taken) {
 	var u taken
 	ended, watched := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -52,19 +73,16 @@ func measure(t *testing.T, dir string, args ...string) taken {
 				tick.Stop()
 				return
 			case <-tick.C:
-				u.anon = max(u.anon, statusOf(cmd.Process.Pid, "RssAnon:"))
-				u.peak = max(u.peak, statusOf(cmd.Process.Pid, "VmHWM:"))
+				u.anon = max(u.anon, statusOf(pid, "RssAnon:"))
+				u.peak = max(u.peak, statusOf(pid, "VmHWM:"))
 			}
 		}
 	}()
-	err = cmd.Wait()
-	close(ended)
-	<-watched
-	if err != nil {
-		t.Fatalf("tocsin %s: %v\n%s", strings.Join(args, " "), err, &said)
+	return func() taken {
+		close(ended)
+		<-watched
+		return u
 	}
-	u.cpu = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
-	return u
 }
 
 // statusOf is a line of /proc/PID/status in bytes, 0 if there is none.
@@ -89,8 +107,9 @@ func manyNames(n int) []byte {
 	return b.Bytes()
 }
 
-// An image of 2,000,000 files, which is a few megabytes to pull, stays within the memory of a process.
-func TestMemoryOfTheWorstImage(t *testing.T) {
+// worstImage is an image of 2,000,000 files, which is a few megabytes to pull.
+func worstImage(t *testing.T) (*forge.Bundle, *forge.Image) {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("it makes indexes of millions of names")
 	}
@@ -107,18 +126,76 @@ func TestMemoryOfTheWorstImage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return bundle, im
+}
+
+// publish serves a bundle as worst:1 and counts the bytes that are sent.
+func publish(t *testing.T, b *forge.Bundle) (host string, sent *atomic.Int64) {
+	t.Helper()
 	reg := front.NewRegistry()
-	for _, raw := range bundle.Blobs {
+	for _, raw := range b.Blobs {
 		reg.AddBlob("worst", raw)
 	}
-	top := bundle.Manifests[bundle.Top.Digest]
-	reg.AddManifest("worst", "1", v1.MediaTypeImageManifest, top.Raw)
-	var sent atomic.Int64
-	srv := httptest.NewServer(counted(reg, &sent))
-	defer srv.Close()
-	dir := t.TempDir()
-	u := measure(t, dir, "copy", "--insecure", "docker://"+strings.TrimPrefix(srv.URL, "http://")+"/worst:1", "store:worst")
+	reg.AddManifest("worst", "1", v1.MediaTypeImageManifest, b.Manifests[b.Top.Digest].Raw)
+	sent = &atomic.Int64{}
+	srv := httptest.NewServer(counted(reg, sent))
+	t.Cleanup(srv.Close)
+	return strings.TrimPrefix(srv.URL, "http://"), sent
+}
+
+// A copy of the worst image stays within the memory of a process.
+func TestMemoryOfTheWorstImage(t *testing.T) {
+	bundle, _ := worstImage(t)
+	host, sent := publish(t, bundle)
+	u := measure(t, t.TempDir(), "copy", "--insecure", "docker://"+host+"/worst:1", "store:worst")
 	t.Logf("copy of 2,000,000 names: %d MiB of its own (%d MiB with files), %v of processor, %d bytes sent", u.anon>>20, u.peak>>20, u.cpu, sent.Load())
+	if u.anon > wholeMemory {
+		t.Errorf("%d MiB of memory, more than %d", u.anon>>20, int64(wholeMemory)>>20)
+	}
+}
+
+// So does the daemon that is asked for its snapshots, views included.
+func TestMemoryOfTheDaemon(t *testing.T) {
+	needsFUSE(t)
+	bundle, im := worstImage(t)
+	host, sent := publish(t, bundle)
+	root := filepath.Join(t.TempDir(), "root")
+	d := start(t, "msg=serving", append(serveArgs(root), "--insecure")...)
+	conn, err := grpc.NewClient("unix://"+filepath.Join(root, "..", "sock"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	sn := proxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(conn), "tocsin")
+	ctx := namespaces.WithNamespace(t.Context(), "worst")
+	diffIDs := []digest.Digest{manifest.SentinelDigest}
+	layers := []string{manifest.SentinelDigest.String()}
+	for _, l := range im.Layers {
+		diffIDs, layers = append(diffIDs, l.TOC.Digest), append(layers, l.Descriptor.Digest.String())
+	}
+	stop := watch(d.Process.Pid)
+	parent := ""
+	for i, chain := range manifest.ChainIDs(diffIDs) {
+		_, err := sn.Prepare(ctx, fmt.Sprintf("worst/%d/extract-%d-x %s", i, i, chain), parent, snapshots.WithLabels(map[string]string{
+			snapshots.LabelSnapshotRef:                   chain.String(),
+			"containerd.io/snapshot/cri.image-ref":       host + "/worst:1",
+			"containerd.io/snapshot/cri.manifest-digest": bundle.Top.Digest.String(),
+			"containerd.io/snapshot/cri.layer-digest":    layers[i],
+		}))
+		if !errdefs.IsAlreadyExists(err) {
+			t.Fatalf("layer %d: %v", i, err)
+		}
+		parent = chain.String()
+	}
+	u := stop()
+	if err := d.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if code, said := d.ended(); code != exitOK {
+		t.Errorf("exit code %d: %s", code, said)
+	}
+	u.cpu = d.ProcessState.UserTime() + d.ProcessState.SystemTime()
+	t.Logf("daemon: %d MiB of its own, %d MiB with files, %v of processor, %d bytes sent", u.anon>>20, u.peak>>20, u.cpu, sent.Load())
 	if u.anon > wholeMemory {
 		t.Errorf("%d MiB of memory, more than %d", u.anon>>20, int64(wholeMemory)>>20)
 	}
