@@ -14,15 +14,16 @@ const (
 	aclDefault = "system.posix_acl_default"
 )
 
-// shownXattr returns an extended attribute of a file of that mode as it is shown, if it is. Those overlayfs would obey
-// are not, nor those that containerd's apply fails to set and ignores: other namespaces, user.* on anything but files and
-// directories, ACLs of symlinks. What it fails to set and does not ignore is ErrMalformed.
+// shownXattr returns an extended attribute of a file of that mode as it is shown, if it is; an ACL without entries takes
+// away the one that is there. Those overlayfs would obey are not shown, nor those that containerd's apply fails to set and
+// ignores: other namespaces, user.* on anything but files and directories, ACLs of symlinks. What it fails to set and does
+// not ignore is ErrMalformed.
 func shownXattr(name string, value []byte, mode uint32) (shown []byte, keep bool, err error) {
 	typ := mode & modeType
 	switch {
 	case strings.HasPrefix(name, "trusted."), strings.HasPrefix(name, "user.overlay."):
 		return nil, false, nil
-	case len(name) > maxXattrName || len(value) > maxXattrValue || strings.IndexByte(name, 0) >= 0:
+	case name == "" || len(name) > maxXattrName || len(value) > maxXattrValue || strings.IndexByte(name, 0) >= 0:
 		return nil, false, malformed("xattr %.64q of %d bytes", name, len(value))
 	case strings.HasPrefix(name, "user."):
 		if typ != modeReg && typ != modeDir {
@@ -42,25 +43,30 @@ func shownXattr(name string, value []byte, mode uint32) (shown []byte, keep bool
 			return nil, false, malformed("xattr %q", name)
 		}
 		return value, true, nil
-	case (name == aclAccess || name == aclDefault) && typ != modeSymlink:
+	case isACL(name):
 		return shownACL(name, value, typ)
 	}
 	return nil, false, nil
 }
 
+func isACL(name string) bool { return name == aclAccess || name == aclDefault }
+
 // shownACL is shownXattr for an ACL. Whether it says more than the mode is not looked at.
 func shownACL(name string, value []byte, typ uint32) (shown []byte, keep bool, err error) {
-	if len(value) == 0 {
-		return nil, false, nil // Linux removes the one that is there
+	var acl acl
+	if len(value) > 0 {
+		var ok bool
+		if acl, ok = parseACL(value); !ok || name == aclDefault && typ != modeDir && typ != modeSymlink && len(acl) > 0 {
+			return nil, false, malformed("xattr %q of %d bytes", name, len(value))
+		}
 	}
-	acl, ok := parseACL(value)
-	if !ok || name == aclDefault && typ != modeDir {
-		return nil, false, malformed("xattr %q of %d bytes", name, len(value))
+	if len(acl) == 0 || typ == modeSymlink {
+		return nil, typ != modeSymlink, nil
 	}
-	return acl.bytes(), len(acl) > 0, nil
+	return acl.bytes(), true, nil
 }
 
-// validCapability says whether Linux takes value for the capabilities of a file.
+// validCapability says whether Linux takes value for the capabilities of a file, and gives it back as it is.
 func validCapability(value []byte) bool {
 	const effective, version2, version3 = 1, 0x02000000, 0x03000000
 	if len(value) < 4 {
@@ -69,8 +75,9 @@ func validCapability(value []byte) bool {
 	switch binary.LittleEndian.Uint32(value) &^ effective {
 	case version2:
 		return len(value) == 20
-	case version3:
-		return len(value) == 24
+	case version3: // with the user who is root where they count: another one than here
+		root := len(value) == 24 && binary.LittleEndian.Uint32(value[20:]) != 0
+		return root && binary.LittleEndian.Uint32(value[20:]) != aclNoID
 	}
 	return false
 }

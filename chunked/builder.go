@@ -79,7 +79,12 @@ func (b *IndexBuilder) add(e *Entry, object uint32) error {
 	if err != nil {
 		return err
 	}
-	if strings.HasPrefix(base, whiteoutPrefix) {
+	switch {
+	case base == opaqueMarker:
+		return b.addOpaque(dir)
+	case strings.HasPrefix(base, metaPrefix):
+		return nil
+	case strings.HasPrefix(base, whiteoutPrefix):
 		return b.addWhiteout(dir, base)
 	}
 	return b.put(dir, base, e, object)
@@ -127,7 +132,8 @@ func namedTwice(name string) error {
 	return fmt.Errorf("%w: %w: %w: %.256q", ErrMalformed, ErrUnsayable, ErrPathTwice, name)
 }
 
-// checkMarkers refuses names that would be markers in an impossible place, and skips those overlay tools drop.
+// checkMarkers refuses names that would be markers in an impossible place, and skips what is in the directories that
+// aufs had for itself. A TOC must not have those: containerd unpacks them as any others.
 func (b *IndexBuilder) checkMarkers(dir, base string, e *Entry) (skip bool, err error) {
 	if strings.HasPrefix(base, whiteoutPrefix) && b.strict && e.Size != 0 {
 		return false, strictly("marker %q has content", e.Name)
@@ -135,51 +141,53 @@ func (b *IndexBuilder) checkMarkers(dir, base string, e *Entry) (skip bool, err 
 	if !strings.Contains(e.Name, whiteoutPrefix) {
 		return false, nil
 	}
+	before := 0
 	for part := range strings.SplitSeq(dir, "/") {
 		if strings.HasPrefix(part, metaPrefix) {
 			if b.strict {
 				return false, strictly("%q is below a marker", e.Name)
 			}
-			return true, nil
+			_, err := b.directory(dir[:max(0, before-1)], true)
+			return true, err
 		}
 		if strings.HasPrefix(part, whiteoutPrefix) {
 			return false, malformed("%q is below a whiteout", e.Name)
 		}
+		before += len(part) + 1
 	}
-	meta := strings.HasPrefix(base, metaPrefix) && base != opaqueMarker
-	if meta && b.strict {
+	if b.strict && strings.HasPrefix(base, metaPrefix) && base != opaqueMarker {
 		return false, strictly("%q is a marker that not all readers know", e.Name)
 	}
-	return meta, nil
+	return false, nil
 }
 
-func (b *IndexBuilder) addWhiteout(dir int32, base string) error {
+// addOpaque hides what lower layers have in a directory. Where there are none, containerd removes what is in it and was
+// not named itself, with all that is below.
+func (b *IndexBuilder) addOpaque(dir int32) error {
 	t := &b.tree
-	if base == opaqueMarker {
-		name, n := t.name(dir), t.inode(dir)
-		if b.strict && name.flags&nameOpaque != 0 {
-			return namedTwice(base)
-		}
-		name.flags |= nameOpaque
-		t.setName(dir, &name)
-		n.flags |= flagOpaque
-		t.setInode(dir, &n)
-		return nil
+	name, n := t.name(dir), t.inode(dir)
+	if b.strict && name.flags&nameOpaque != 0 {
+		return namedTwice(opaqueMarker)
 	}
+	if name.flags&nameOpaque == 0 && name.flags&nameImplies != 0 {
+		return strictly("a directory is opaque after something was put into one that is in it and that no entry names")
+	}
+	name.flags |= nameOpaque
+	t.setName(dir, &name)
+	n.flags |= flagOpaque
+	t.setInode(dir, &n)
+	return nil
+}
+
+// addWhiteout hides a name of lower layers. Where this layer has that name itself already, containerd removes it if there
+// is no lower layer, and else gives up.
+func (b *IndexBuilder) addWhiteout(dir int32, base string) error {
 	hidden := base[len(whiteoutPrefix):]
 	if !validComponent([]byte(hidden)) {
 		return malformed("whiteout %q", base)
 	}
-	if id, ok := t.kid(dir, hidden); ok {
-		if b.strict { // containerd removes what the layer has, or fails, depending on what is below
-			return strictly("whiteout %q of what the layer itself has", base)
-		}
-		// A whiteout speaks of lower layers only, so what this layer has stays and hides what is below.
-		if n := t.inode(id); n.isDir() {
-			n.flags |= flagOpaque
-			t.setInode(id, &n)
-		}
-		return nil
+	if _, ok := b.tree.kid(dir, hidden); ok {
+		return strictly("whiteout %q of what the layer itself has", base)
 	}
 	n := whiteout()
 	_, err := b.link(dir, hidden, &n, 0)
@@ -206,6 +214,7 @@ func (b *IndexBuilder) put(dir int32, base string, e *Entry, object uint32) erro
 		if n.isDir() && e.Type == TypeDir {
 			name.flags |= nameGiven
 			t.setName(id, &name)
+			b.hold(id)
 			n.flags &^= flagImplied
 			err := b.apply(&n, e)
 			t.setInode(id, &n)
@@ -213,6 +222,9 @@ func (b *IndexBuilder) put(dir int32, base string, e *Entry, object uint32) erro
 		}
 		if b.strict && !n.isWhiteout() {
 			return strictly("%q replaces a directory", e.Name)
+		}
+		if name.flags&nameHolds != 0 {
+			return malformed("%q replaces what a directory with an entry is in, or that directory", e.Name)
 		}
 		b.resolver.last = "" // it may be in there
 		t.remove(id)
@@ -224,11 +236,56 @@ func (b *IndexBuilder) put(dir int32, base string, e *Entry, object uint32) erro
 	if err := b.fill(&n, e, object); err != nil {
 		return err
 	}
-	_, err := b.link(dir, base, &n, flags)
+	if !n.isWhiteout() {
+		err := b.inherit(&n, dir)
+		if err == nil {
+			err = b.apply(&n, e)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	id, err := b.link(dir, base, &n, flags)
+	if err == nil && n.isDir() {
+		b.hold(id)
+	}
 	return err
 }
 
-// fill sets a fresh inode from an entry that is no hardlink.
+// hold marks a directory that an entry names, and the links that its name leads through: they stay what they are, because
+// containerd sets the times of directories at the end, by their names.
+func (b *IndexBuilder) hold(id int32) {
+	b.tree.mark(id, nameHolds)
+	if b.tree.name(id).dir != b.resolver.id {
+		return // in the root
+	}
+	for _, link := range b.resolver.links {
+		b.tree.mark(int32(link), nameHolds)
+	}
+}
+
+// passOver does what containerd does with a header that makes nothing: it makes the directory that its name is in. What
+// has the name already would be removed.
+func (b *IndexBuilder) passOver(e *Entry) error {
+	if err := b.begin(e); err != nil {
+		return err
+	}
+	name, err := CleanName(e.Name)
+	if err != nil || name == "" {
+		return err
+	}
+	dirName, base := splitName(name)
+	dir, err := b.directory(dirName, true)
+	if err != nil {
+		return err
+	}
+	if _, ok := b.tree.kid(dir, base); ok || strings.HasPrefix(base, whiteoutPrefix) {
+		return malformed("a global header has the name %q, which removes something", e.Name)
+	}
+	return nil
+}
+
+// fill sets what a fresh inode is from an entry that is no hardlink.
 func (b *IndexBuilder) fill(n *buildInode, e *Entry, object uint32) error {
 	switch e.Type {
 	case TypeDir:
@@ -262,14 +319,13 @@ func (b *IndexBuilder) fill(n *buildInode, e *Entry, object uint32) error {
 		n.ref = uint32(e.DevMajor<<20 | e.DevMinor)
 		if n.mode == modeChar && n.ref == 0 {
 			*n = whiteout() // overlayfs takes it for one
-			return nil
 		}
 	case TypeFifo:
 		n.mode = modeFifo
 	default:
 		return malformed("%q has unknown type %q", e.Name, e.Type)
 	}
-	return b.apply(n, e)
+	return nil
 }
 
 func (b *IndexBuilder) putHardlink(dir int32, base string, e *Entry, flags uint16) error {
@@ -321,7 +377,11 @@ func (b *IndexBuilder) apply(n *buildInode, e *Entry) error {
 	names := slices.Sorted(maps.Keys(e.Xattrs))
 	for i, name := range names {
 		value, keep, err := shownXattr(name, e.Xattrs[name], n.mode)
-		if err == nil && keep {
+		switch {
+		case err != nil || !keep:
+		case len(value) == 0 && isACL(name):
+			b.tree.dropXattr(n, name)
+		default:
 			err = b.tree.setXattr(n, name, value, len(names)-i-1)
 		}
 		if err != nil {
@@ -350,6 +410,33 @@ func (b *IndexBuilder) maskACL(n *buildInode) error {
 		return nil
 	}
 	return b.tree.setXattr(n, aclAccess, acl, 0)
+}
+
+// inherit gives n what a file has of the directory that it is made in, before anything is set: the access control list that
+// the directory keeps for that, and if only something in it makes n necessary, the group of one that passes it on.
+func (b *IndexBuilder) inherit(n *buildInode, dir int32) error {
+	const setgid = 0o2000
+	t, up := &b.tree, b.tree.inode(dir)
+	if n.flags&flagImplied != 0 && up.mode&setgid != 0 {
+		n.gid = up.gid
+	}
+	at, found := t.findXattr(&up, aclDefault)
+	if !found || n.mode&modeType == modeSymlink {
+		return nil
+	}
+	acl := bytes.Clone(t.xattr(&up, at).value)
+	if b.resolver.left -= int64(len(acl)); b.resolver.left < 0 {
+		return tooBig("too many files in directories with ACLs of many entries")
+	}
+	if n.isDir() {
+		if err := t.setXattr(n, aclDefault, acl, 1); err != nil {
+			return err
+		}
+	}
+	if err := t.setXattr(n, aclAccess, acl, 0); err != nil {
+		return err
+	}
+	return b.maskACL(n)
 }
 
 // dirSize is what stat shows as the size of a directory; ext4 says the same of a small one.

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
-	"strings"
 )
 
 // This file keeps the builder's names and inodes: a small file system in memory, in records without pointers.
@@ -38,9 +37,11 @@ const (
 
 // Flags of a name.
 const (
-	nameDead   = 1 << iota
-	nameGiven  // an entry has this very name
-	nameOpaque // this directory's opaque marker was given
+	nameDead    = 1 << iota
+	nameGiven   // an entry has this very name
+	nameOpaque  // this directory's opaque marker was given
+	nameImplies // below this directory there is, or was, one that no entry had named
+	nameHolds   // an entry named this directory, or something below it or behind this link, as a directory
 )
 
 func decodeName(b []byte) buildName {
@@ -321,6 +322,7 @@ type resolver struct {
 	left  int64  // steps
 	last  string // the directory resolved last, because entries come directory by directory
 	id    int32
+	links []uint32 // that the way there leads through
 	steps int64
 }
 
@@ -331,11 +333,11 @@ func (b *IndexBuilder) directory(dir string, create bool) (int32, error) {
 	}
 	r := &b.resolver
 	if dir != r.last {
-		id, steps, err := b.resolve(dir, create)
+		id, p, err := b.resolve(dir, create)
 		if err != nil {
 			return 0, err
 		}
-		r.last, r.id, r.steps = dir, id, steps
+		r.last, r.id, r.links, r.steps = dir, id, p.links, p.steps
 	}
 	if r.left -= r.steps; r.left < 0 {
 		return 0, tooBig("names that lead through too many symlinks")
@@ -343,59 +345,64 @@ func (b *IndexBuilder) directory(dir string, create bool) (int32, error) {
 	return r.id, nil
 }
 
-// resolve follows the path of a directory from the root, symlinks of this layer included, never leaving the root.
-func (b *IndexBuilder) resolve(path string, create bool) (cur int32, steps int64, err error) {
-	links, rest := 0, path
-	for rest != "" {
-		if len(rest) > maxPath {
-			return 0, 0, malformed("path %.64q... is longer than %d bytes", path, maxPath)
+// resolve follows the path of a directory.
+func (b *IndexBuilder) resolve(path string, create bool) (dir int32, p place, err error) {
+	if p, err = follow(&b.tree, path); err != nil {
+		return 0, p, err
+	}
+	dir = int32(p.id)
+	if n := b.tree.inode(dir); !n.isDir() {
+		return 0, p, malformed("%q is not a directory", path)
+	}
+	for _, name := range p.missing {
+		if !create || len(name) > maxName {
+			return 0, p, malformed("no directory %q", path)
 		}
-		if steps++; steps > maxSteps {
-			return 0, 0, tooBig("path %.64q... leads through more than %d names", path, maxSteps)
-		}
-		var part string
-		part, rest, _ = strings.Cut(rest, "/")
-		switch part {
-		case "", ".":
-			continue
-		case "..":
-			cur = b.tree.name(cur).dir
-			continue
-		}
-		id, ok := b.tree.kid(cur, part)
-		if !ok {
-			if !create || len(part) > maxName {
-				return 0, 0, malformed("no directory %q", path)
-			}
-			if id, err = b.imply(cur, part); err != nil {
-				return 0, 0, err
-			}
-		}
-		switch n := b.tree.inode(id); n.mode & modeType {
-		case modeDir:
-			cur = id
-		case modeSymlink:
-			if links++; links > maxLinks {
-				return 0, 0, malformed("too many symlinks in %q", path)
-			}
-			target := string(b.tree.target(&n))
-			if strings.HasPrefix(target, "/") {
-				cur = 0
-			}
-			rest = target + "/" + rest
-		default:
-			return 0, 0, malformed("%q in %q is not a directory", part, path)
+		if dir, err = b.imply(dir, name); err != nil {
+			return 0, p, err
 		}
 	}
-	return cur, steps, nil
+	return dir, p, nil
+}
+
+func (t *buildTree) find(dir uint32, name string) (uint32, bool) {
+	id, ok := t.kid(int32(dir), name)
+	return uint32(id), ok
+}
+
+func (t *buildTree) what(id uint32) (uint32, string) {
+	n := t.inode(int32(id))
+	if n.mode&modeType != modeSymlink {
+		return n.mode, ""
+	}
+	return n.mode, string(t.target(&n))
+}
+
+func (t *buildTree) above(dir uint32) uint32 { return uint32(t.name(int32(dir)).dir) }
+
+// mark gives a directory and those that it is in a flag, up to the first that has it.
+func (t *buildTree) mark(dir int32, flag uint16) {
+	for {
+		n := t.name(dir)
+		if n.flags&flag != 0 {
+			return
+		}
+		n.flags |= flag
+		t.setName(dir, &n)
+		dir = n.dir
+	}
 }
 
 // imply makes a directory that no entry has spoken of yet.
 func (b *IndexBuilder) imply(dir int32, name string) (int32, error) {
 	n := impliedDir()
+	if err := b.inherit(&n, dir); err != nil {
+		return 0, err
+	}
 	inode, err := b.tree.newInode(&n)
 	if err != nil {
 		return 0, err
 	}
+	b.tree.mark(dir, nameImplies)
 	return b.tree.link(dir, name, inode, 0)
 }

@@ -180,7 +180,12 @@ func (x *Index) ObjectByPath(name string) (obj int, ok bool) {
 	}
 	e, ok := x.lookupPath(clean)
 	if !ok {
-		if e, ok = x.follow(clean); !ok {
+		dir, base := splitName(clean)
+		p, err := follow(&x.table, dir)
+		if err != nil || len(p.missing) > 0 {
+			return 0, false
+		}
+		if e, ok = x.Lookup(p.id, base); !ok {
 			return 0, false
 		}
 	}

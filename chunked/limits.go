@@ -28,6 +28,11 @@ const (
 	maxTarget = 4095
 	// maxLinks is how many symlinks one path may follow, as containerd has it.
 	maxLinks = 255
+	// maxNested is how many of them may be met inside of the targets of others: containerd lets Linux follow those, which
+	// gives up after 40.
+	maxNested = 38
+	// maxLooked bounds how many names one view may cost that are looked at to follow the links of lower layers.
+	maxLooked = 16 << 20
 	// maxXattrName and maxXattrValue are Linux' limits on one attribute. maxXattrs names of that length are as many as
 	// listxattr can return.
 	maxXattrName  = 255

@@ -107,6 +107,11 @@ func xattrEntry(n int) Entry {
 	return e
 }
 
+// linkRow is a name that leads through n links, one after the other.
+func linkRow(n int) []Entry {
+	return []Entry{dirEntry("d"), linkEntry("d/l", "."), dirEntry("d/" + strings.Repeat("l/", n) + "x")}
+}
+
 // linkChain is a directory l0 and n symlinks, each to the one before, and a name below the last.
 func linkChain(n int) []Entry {
 	entries := []Entry{dirEntry("l0")}
@@ -128,7 +133,8 @@ func TestEntryLimits(t *testing.T) {
 		{"component", []Entry{dirEntry(long(255))}, []Entry{dirEntry(long(256))}, ErrMalformed},
 		{"path", []Entry{dirEntry(deep(4096) + "/x")}, []Entry{dirEntry(deep(4097) + "/x")}, ErrMalformed},
 		{"target", []Entry{linkEntry("l", long(4095))}, []Entry{linkEntry("l", long(4096))}, ErrMalformed},
-		{"symlinks", linkChain(255), linkChain(256), ErrMalformed},
+		{"symlinks", linkRow(255), linkRow(256), ErrMalformed},
+		{"symlinks in symlinks", linkChain(39), linkChain(40), ErrMalformed},
 		{"steps", []Entry{linkEntry("l", strings.Repeat("./", 2047)+"d"), linkEntry("m", strings.Repeat("./", 2046)+"l"), dirEntry("m/x")},
 			[]Entry{linkEntry("l", strings.Repeat("./", 2047)+"d"), linkEntry("m", strings.Repeat("./", 2047)+"l"), dirEntry("m/x")}, ErrTooBig},
 		{"xattrs", []Entry{xattrEntry(256)}, []Entry{xattrEntry(257)}, ErrTooBig},
@@ -251,7 +257,7 @@ func TestSymlinkBomb(t *testing.T) {
 		t.Errorf("%d names were taken", names)
 	}
 	b = NewIndexBuilder(nil)
-	err = addAll(b, dirEntry("usr/lib/x86_64-linux-gnu"), linkEntry("lib", "usr/lib"), linkEntry("usr/lib/here", "/lib/../usr/lib/x86_64-linux-gnu"))
+	err = addAll(b, dirEntry("usr/lib/x86_64-linux-gnu"), linkEntry("lib", "usr/lib"), linkEntry("usr/lib/here", "/usr/../usr/lib/x86_64-linux-gnu"))
 	for i := 0; i < 100_000 && err == nil; i++ {
 		err = b.Add(dirEntry(fmt.Sprintf("lib/here/%d", i)))
 	}

@@ -11,8 +11,7 @@ const viewMagic = "tocvew01"
 
 // Merge returns the tree, as OpenView reads it, that overlayfs would show of layers given bottom to top: a directory
 // merges with those below it unless it is opaque, anything else replaces, a whiteout deletes. A directory that the upper
-// layer only implies has the attributes containerd's apply would copy: those of the next lower layer that has it, else
-// 0755 0:0 and time 0. The root is always 0755 0:0 and time 0. The names of a hardlink that are visible share an
+// layer only implies has the attributes containerd's apply would copy, see mergeimplied.go. The root is always 0755 0:0 and time 0. The names of a hardlink that are visible share an
 // entry, whose link count is that of its own layer. The same layers give the same bytes, which lie in the memory
 // of ws. Errors that wrap neither ErrMalformed nor ErrTooBig are those of ws.
 func Merge(ws *Workspace, layers []*Index) ([]byte, error) {
@@ -30,7 +29,7 @@ func Merge(ws *Workspace, layers []*Index) ([]byte, error) {
 	for slot := len(layers) - 1; slot >= 0; slot-- {
 		m.dir.from = append(m.dir.from, source{int32(slot), 0})
 	}
-	m.dir.visible = len(m.dir.from)
+	m.dir.visible, m.dir.blocked = len(m.dir.from), -1
 	for at, n := 0, 0; ; n++ {
 		if n%256 == 0 {
 			if err := ws.stopped(); err != nil {
@@ -59,21 +58,23 @@ type mergeDir struct {
 	entry   uint32
 	from    []source
 	visible int
+	blocked int32 // the first layer below those that has something else in the way of that path; -1: none
 }
 
 // encode appends what decode reads.
 func (d *mergeDir) encode(to *arena) error {
-	b, err := to.extend(12 + 8*len(d.from))
+	b, err := to.extend(16 + 8*len(d.from))
 	if err != nil {
 		return err
 	}
 	le := binary.LittleEndian
 	le.PutUint32(b, d.entry)
 	le.PutUint32(b[4:], uint32(d.visible))
-	le.PutUint32(b[8:], uint32(len(d.from)))
+	le.PutUint32(b[8:], uint32(d.blocked))
+	le.PutUint32(b[12:], uint32(len(d.from)))
 	for i, s := range d.from {
-		le.PutUint32(b[12+8*i:], uint32(s.slot))
-		le.PutUint32(b[16+8*i:], s.e)
+		le.PutUint32(b[16+8*i:], uint32(s.slot))
+		le.PutUint32(b[20+8*i:], s.e)
 	}
 	return nil
 }
@@ -82,11 +83,12 @@ func (d *mergeDir) encode(to *arena) error {
 func (d *mergeDir) decode(b []byte, at int) int {
 	le := binary.LittleEndian
 	d.entry, d.visible, d.from = le.Uint32(b[at:]), int(le.Uint32(b[at+4:])), d.from[:0]
-	n := int(le.Uint32(b[at+8:]))
+	d.blocked = int32(le.Uint32(b[at+8:]))
+	n := int(le.Uint32(b[at+12:]))
 	for i := range n {
-		d.from = append(d.from, source{int32(le.Uint32(b[at+12+8*i:])), le.Uint32(b[at+16+8*i:])})
+		d.from = append(d.from, source{int32(le.Uint32(b[at+16+8*i:])), le.Uint32(b[at+20+8*i:])})
 	}
-	return at + 12 + 8*n
+	return at + 16 + 8*n
 }
 
 // mergeName is a name in one of the directories that are merged, and how many more that directory has.
@@ -113,6 +115,7 @@ type merger struct {
 	sub    mergeDir
 	heads  []mergeName // a heap: the next name of each directory
 	found  []mergeName // one name in all directories, top first
+	looked int         // how much was looked for behind links
 }
 
 func newMerger(ws *Workspace, layers []*Index) (*merger, error) {
@@ -123,7 +126,7 @@ func newMerger(ws *Workspace, layers []*Index) (*merger, error) {
 	if sum > MaxImageEntries {
 		return nil, tooBig("%d entries in the layers of one view, more than %d", sum, MaxImageEntries)
 	}
-	limit := 20 * (MaxImageEntries + MaxLayers)
+	limit := 24 * (MaxImageEntries + MaxLayers)
 	m := &merger{layers: layers, w: newTableWriter(ws)}
 	m.queue = arena{ws: ws, limit: limit, what: fmt.Sprint(limit, " bytes of directories")}
 	var err error
@@ -255,11 +258,12 @@ func (m *merger) name() (e uint32, isDir bool, err error) {
 		return e, false, err
 	}
 	sub := &m.sub
-	sub.from, sub.visible = sub.from[:0], 0
+	sub.from, sub.visible, sub.blocked = sub.from[:0], 0, m.dir.blocked
 	for _, f := range m.found {
 		s := source{m.dir.from[f.pos].slot, f.e}
 		fr := m.layers[s.slot].record(s.e)
 		if fr.Mode&modeType != modeDir {
+			sub.blocked = s.slot
 			break
 		}
 		if sub.visible == 0 && int(f.pos) >= m.dir.visible {
@@ -277,18 +281,11 @@ func (m *merger) name() (e uint32, isDir bool, err error) {
 	return sub.entry, true, sub.encode(&m.queue)
 }
 
-// dirEntry writes m.sub with the attributes of the topmost layer that gives some.
+// dirEntry writes m.sub with its attributes.
 func (m *merger) dirEntry() (uint32, error) {
-	r := record{Attr: Attr{Mode: modeDir | 0o755}}
-	for _, s := range m.sub.from {
-		if have := m.layers[s.slot].record(s.e); have.Flags&flagImplied == 0 {
-			set, err := m.xattrs(s, have.Xattrs)
-			if err != nil {
-				return 0, err
-			}
-			r = record{Attr: have.Attr, Xattrs: set}
-			break
-		}
+	r, err := m.attributes()
+	if err != nil {
+		return 0, err
 	}
 	r.Size, r.Parent = dirSize, m.dir.entry
 	return m.w.addEntry(&r)

@@ -43,8 +43,11 @@ func IndexTar(ws *Workspace, r io.Reader, put func(e *Entry, content io.Reader) 
 
 func addHeader(b *IndexBuilder, hdr *tar.Header, content io.Reader, put func(*Entry, io.Reader) error) error {
 	e, ok, err := headerEntry(hdr)
-	if err != nil || !ok {
+	if err != nil {
 		return err
+	}
+	if !ok {
+		return b.passOver(&e)
 	}
 	if e.Type == TypeReg && e.Size > 0 {
 		if err := put(&e, content); err != nil {

@@ -108,38 +108,8 @@ func (t *table) lookupPath(name string) (uint32, bool) {
 	return e, true
 }
 
-// follow is lookupPath with the symlinks of the tree followed in the directory part, never leaving the root.
-func (t *table) follow(name string) (uint32, bool) {
-	dir, base := splitName(name)
-	cur, links := uint32(0), 0
-	for rest := dir; rest != ""; {
-		if len(rest) > maxPath {
-			return 0, false
-		}
-		var part string
-		part, rest, _ = strings.Cut(rest, "/")
-		switch part {
-		case "", ".":
-			continue
-		case "..":
-			cur = t.Parent(cur)
-			continue
-		}
-		e, ok := t.Lookup(cur, part)
-		if !ok {
-			return 0, false
-		}
-		if target := t.Readlink(e); target != "" {
-			if links++; links > maxLinks {
-				return 0, false
-			}
-			if target[0] == '/' {
-				cur = 0
-			}
-			rest = target + "/" + rest
-			continue
-		}
-		cur = e
-	}
-	return t.Lookup(cur, base)
-}
+func (t *table) find(dir uint32, name string) (uint32, bool) { return t.Lookup(dir, name) }
+
+func (t *table) what(e uint32) (uint32, string) { return t.record(e).Mode, t.Readlink(e) }
+
+func (t *table) above(dir uint32) uint32 { return t.Parent(dir) }

@@ -334,6 +334,21 @@ func TestIndexBuilderRefuses(t *testing.T) {
 		{"twice through a symlink", []Entry{{Type: TypeDir, Name: "d"}, {Type: TypeSymlink, Name: "s", LinkName: "/d"}, {Type: TypeReg, Name: "d/f"}, {Type: TypeReg, Name: "s/f"}}, true},
 		{"file over implied directory", []Entry{{Type: TypeReg, Name: "d/f"}, {Type: TypeReg, Name: "d"}}, true},
 		{"whiteout with content", []Entry{withContent(Entry{Type: TypeReg, Name: ".wh.x"})}, true},
+		{"file over a directory with a name", []Entry{{Type: TypeDir, Name: "d"}, {Type: TypeReg, Name: "d"}}, false},
+		{"file over a directory with one in it", []Entry{{Type: TypeDir, Name: "d/e"}, {Type: TypeReg, Name: "d"}}, false},
+		{"whiteout of what is there", []Entry{file, {Type: TypeReg, Name: ".wh.f"}}, false},
+		{"whiteout of a directory with content", []Entry{{Type: TypeReg, Name: "d/f"}, {Type: TypeReg, Name: ".wh.d"}}, false},
+		{"whiteout twice", []Entry{{Type: TypeReg, Name: ".wh.f"}, {Type: TypeReg, Name: "./.wh.f"}}, false},
+		{"opaque over what is implied", []Entry{{Type: TypeReg, Name: "d/e/f"}, {Type: TypeReg, Name: "d/.wh..wh..opq"}}, false},
+		{"opaque root over what is implied", []Entry{{Type: TypeDir, Name: "d"}, {Type: TypeReg, Name: "d/e/f"}, {Type: TypeReg, Name: ".wh..wh..opq"}}, false},
+		{"broken attribute", []Entry{{Type: TypeReg, Name: "f", Xattrs: map[string][]byte{"security.capability": []byte("v")}}}, false},
+		{"out of a link in a link", []Entry{
+			{Type: TypeSymlink, Name: "a", LinkName: "x/y"}, {Type: TypeSymlink, Name: "b", LinkName: "a/../z"}, {Type: TypeReg, Name: "b/f"},
+		}, false},
+		{"absolute link in a link", []Entry{
+			{Type: TypeSymlink, Name: "a", LinkName: "/x"}, {Type: TypeSymlink, Name: "b", LinkName: "a"}, {Type: TypeReg, Name: "b/f"},
+		}, false},
+		{"below a dropped marker", []Entry{{Type: TypeReg, Name: ".wh..wh.plnk/1"}}, true},
 		{"dropped marker with content", []Entry{withContent(Entry{Type: TypeReg, Name: ".wh..wh.plnk/1"})}, true},
 		{"hardlink to a symlink", []Entry{{Type: TypeSymlink, Name: "s", LinkName: "x"}, {Type: TypeHardlink, Name: "h", LinkName: "s"}}, true},
 	} {
