@@ -223,7 +223,7 @@ func (b *IndexBuilder) put(dir int32, base string, e *Entry, object uint32) erro
 		if b.strict && !n.isWhiteout() {
 			return strictly("%q replaces a directory", e.Name)
 		}
-		if name.flags&nameHolds != 0 {
+		if name.flags&nameHolds != 0 || e.Type == TypeDir && dir == b.resolver.id && slices.Contains(b.resolver.links, uint32(id)) {
 			return malformed("%q replaces what a directory with an entry is in, or that directory", e.Name)
 		}
 		b.resolver.last = "" // it may be in there

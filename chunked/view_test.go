@@ -335,6 +335,10 @@ func TestIndexBuilderRefuses(t *testing.T) {
 		{"file over implied directory", []Entry{{Type: TypeReg, Name: "d/f"}, {Type: TypeReg, Name: "d"}}, true},
 		{"whiteout with content", []Entry{withContent(Entry{Type: TypeReg, Name: ".wh.x"})}, true},
 		{"file over a directory with a name", []Entry{{Type: TypeDir, Name: "d"}, {Type: TypeReg, Name: "d"}}, false},
+		{"directory over the link its name leads through", []Entry{{Type: TypeSymlink, Name: "a/b", LinkName: "/a"}, {Type: TypeDir, Name: "a/b/b"}}, false},
+		{"link that a directory's name leads through", []Entry{
+			{Type: TypeSymlink, Name: "l", LinkName: "d"}, {Type: TypeDir, Name: "l/e"}, {Type: TypeReg, Name: "l"},
+		}, false},
 		{"file over a directory with one in it", []Entry{{Type: TypeDir, Name: "d/e"}, {Type: TypeReg, Name: "d"}}, false},
 		{"whiteout of what is there", []Entry{file, {Type: TypeReg, Name: ".wh.f"}}, false},
 		{"whiteout of a directory with content", []Entry{{Type: TypeReg, Name: "d/f"}, {Type: TypeReg, Name: ".wh.d"}}, false},
