@@ -45,7 +45,20 @@ func badRows(tx *bolt.Tx) (bad []rowID) {
 			return nil
 		})
 	}
-	return append(bad, lostRows(tx)...)
+	return append(append(bad, lostRows(tx)...), lostViews(tx)...)
+}
+
+// lostViews finds views of layers that are not there.
+func lostViews(tx *bolt.Tx) (lost []rowID) {
+	for _, row := range goodRows[viewRow](tx, bucketViews) {
+		for _, n := range row.Layers {
+			if tx.Bucket(bucketLayers).Get(numberKey(n)) == nil {
+				lost = append(lost, rowID{bucketViews, numberKey(row.Number), fmt.Errorf("view %d: %w: layer %d is missing", row.Number, ErrCorrupt, n)})
+				break
+			}
+		}
+	}
+	return lost
 }
 
 // badKey compares what leads to a row with the row. A row that cannot be read has been reported.
@@ -142,9 +155,12 @@ func (s *Store) mendRest(tx *bolt.Tx) error {
 func (s *Store) mendRow(tx *bolt.Tx, row rowID) (string, error) {
 	switch b := string(row.bucket); b {
 	case string(bucketLayers):
+		if len(row.key) != len(numberKey(0)) {
+			return "dropped", tx.Bucket(row.bucket).Delete(row.key)
+		}
 		return "made again from its key, without its sources", s.restoreLayer(tx, keyNumber(row.key))
 	case string(bucketLayerTOC), string(bucketLayerTar):
-		return "made again from its layer", mendLayerKey(tx, row)
+		return "made again from its layer", s.mendLayerKey(tx, row)
 	case string(bucketViews), string(bucketViewKeys):
 		return "dropped; the view is made again when it is asked for", tx.Bucket(row.bucket).Delete(row.key)
 	case string(bucketRecords):
@@ -159,7 +175,7 @@ func (s *Store) mendRow(tx *bolt.Tx, row rowID) (string, error) {
 }
 
 // mendLayerKey makes a key lead to the layer that has it, or drops it.
-func mendLayerKey(tx *bolt.Tx, id rowID) error {
+func (s *Store) mendLayerKey(tx *bolt.Tx, id rowID) error {
 	var number []byte
 	err := tx.Bucket(bucketLayers).ForEach(func(k, v []byte) error {
 		var row LayerRow
@@ -171,6 +187,9 @@ func mendLayerKey(tx *bolt.Tx, id rowID) error {
 		}
 		return nil
 	})
+	if n := tx.Bucket(id.bucket).Get(id.key); number == nil && keyNumber(n) != 0 && tx.Bucket(bucketLayers).Get(n) == nil {
+		return errors.Join(err, s.restoreLayer(tx, keyNumber(n))) // its row is lost, and not its number
+	}
 	if err != nil || number == nil {
 		return errors.Join(err, tx.Bucket(id.bucket).Delete(id.key))
 	}

@@ -243,7 +243,7 @@ func (s *Store) putLayerRow(row LayerRow, dir string, indexChanged bool) (n uint
 		}
 		if have == nil {
 			have = &LayerRow{TOC: row.TOC, TOCRef: row.TOCRef, NoTar: row.NoTar, Created: s.stamp()}
-			if have.Number, err = tx.Bucket(bucketLayers).NextSequence(); err != nil {
+			if have.Number, err = nextNumber(tx.Bucket(bucketLayers)); err != nil {
 				return err
 			}
 		}
@@ -486,4 +486,14 @@ func getLayer(tx *bolt.Tx, n uint64, row *LayerRow) error {
 	}
 	row.forget()
 	return err
+}
+
+// nextNumber is above every number in a bucket, also if its sequence is damaged.
+func nextNumber(b *bolt.Bucket) (uint64, error) {
+	if last, _ := b.Cursor().Last(); keyNumber(last) > b.Sequence() {
+		if err := b.SetSequence(keyNumber(last)); err != nil {
+			return 0, err
+		}
+	}
+	return b.NextSequence()
 }

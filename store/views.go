@@ -119,7 +119,7 @@ func (s *Store) nextView() (n uint64, err error) {
 		if err != nil {
 			return err
 		}
-		if n, err = tx.Bucket(bucketViews).NextSequence(); err == nil && n > MaxView {
+		if n, err = nextNumber(tx.Bucket(bucketViews)); err == nil && n > MaxView {
 			return fmt.Errorf("%w: all %d view numbers are used", ErrConflict, MaxView)
 		}
 		return err

@@ -139,7 +139,22 @@ func use(t *testing.T, path string, raw []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer db.Close()
+	defer func() {
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		after, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := open(after)
+		if err == nil {
+			err = f.Verify()
+		}
+		if err != nil {
+			t.Errorf("a file that was verified is damaged after a transaction: %v", err)
+		}
+	}()
 	err = db.Update(func(tx *bolt.Tx) error {
 		return tx.ForEach(func(name []byte, b *bolt.Bucket) error {
 			if b == nil {

@@ -155,6 +155,7 @@ type element struct {
 	key, value []byte
 	child      uint64 // of a branch page
 	bucket     bool   // the value is one
+	from, to   int    // where key and value lie in the page
 }
 
 // element reads one of a page's; all of it lies inside the page.
@@ -173,6 +174,19 @@ func (p *page) element(i int) (e element, err error) {
 	if from+key+value > uint64(len(b)) || flags > flagBucket || key == 0 && p.flags == flagLeaf {
 		return e, fmt.Errorf("%w: element %d: %d+%d bytes at %d of %d, flags %d", ErrDamaged, i, key, value, from, len(b), flags)
 	}
+	e.from, e.to = at+int(from), at+int(from+key+value)
 	e.key, e.value, e.bucket = b[from:from+key], b[from+key:from+key+value], flags == flagBucket
 	return e, nil
+}
+
+// follows demands that an element's bytes come right after those of the element before it, as bbolt writes them.
+func (p *page) follows(e, before element, i int) error {
+	want := before.to
+	if i == 0 {
+		want = pageHeader + int(p.count)*elementSize
+	}
+	if e.from != want {
+		return fmt.Errorf("%w: element %d lies at %d, and not at %d", ErrDamaged, i, e.from, want)
+	}
+	return nil
 }

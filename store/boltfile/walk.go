@@ -3,6 +3,7 @@ package boltfile
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 )
@@ -114,11 +115,13 @@ func (w *walker) page(id uint64, depth int) (*page, error) {
 }
 
 func (w *walker) branch(p *page, path [][]byte, keys bounds, depth int) {
+	var before element
 	for i := range int(p.count) {
 		e, err := p.element(i)
 		if err == nil {
-			err = keys.take(e.key)
+			err = errors.Join(p.follows(e, before, i), keys.take(e.key))
 		}
+		before = e
 		if err != nil {
 			w.report(fmt.Errorf("page %d: %w", p.id, err))
 			if e.key == nil {
@@ -136,14 +139,16 @@ func (w *walker) branch(p *page, path [][]byte, keys bounds, depth int) {
 }
 
 func (w *walker) leaf(p *page, path [][]byte, keys bounds, depth int) {
+	var before element
 	for i := range int(p.count) {
 		if w.ended {
 			return
 		}
 		e, err := p.element(i)
 		if err == nil {
-			err = keys.takeRow(e.key, i)
+			err = errors.Join(p.follows(e, before, i), keys.takeRow(e.key, i))
 		}
+		before = e
 		if err != nil {
 			w.report(fmt.Errorf("page %d: %w", p.id, err))
 			if e.key == nil {
