@@ -190,6 +190,9 @@ func (p *Pool) VerifyDiffID(ctx context.Context, n uint64, want digest.Digest) e
 		if rotten := l.index.Check(); rotten != nil { // the disk is to blame, not the layer
 			return fmt.Errorf("index of layer %d: %w: %w", n, store.ErrCorrupt, rotten)
 		}
+		if row.SplitDigest == "" { // of an older program: who knows whether it is what was kept
+			return err
+		}
 		return errors.Join(err, p.st.SetNoTar(n, err.Error()))
 	case err != nil:
 		return err
@@ -197,6 +200,9 @@ func (p *Pool) VerifyDiffID(ctx context.Context, n uint64, want digest.Digest) e
 		return l.found(row, want)
 	}
 	err = fmt.Errorf("layer %d: %w: tar is %s, config says %s", n, ErrDiffID, got, want)
+	if row.SplitDigest == "" {
+		return err
+	}
 	return errors.Join(err, l.found(row, got))
 }
 
