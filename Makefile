@@ -1,5 +1,5 @@
 # Everything here installs or builds what it needs first. As root it also runs what needs root.
-.PHONY: build tools images test fuzz demo bench lint clean
+.PHONY: build tools images test fuzz differential demo bench lint clean
 
 # Root can run everything, so for root a test that would be skipped has failed.
 skip = $(if $(filter 0,$(shell id -u)),TOCSIN_SKIP=never)
@@ -23,6 +23,9 @@ test: build tools ## all tests, with the real programs, then go.podman.io as a s
 
 fuzz: ## every fuzz target for five minutes
 	tools/fuzz.sh 5m .cache/fuzz
+
+differential: ## as root: random images that lie, against what containerd unpacks, for an hour or TOCSIN_FUZZ_TIME
+	TOCSIN_FUZZ_TIME=$${TOCSIN_FUZZ_TIME:-1h} go test -count=1 -timeout 0 -v -run 'TestDifferentialFor$$' ./integration/differential
 
 demo: ## a Debian container starts from an image whose data has not arrived
 	tools/demo.sh

@@ -20,7 +20,7 @@ func (m *merger) attributes() (record, error) {
 	}
 	last := m.sub.from[len(m.sub.from)-1]
 	if m.sub.blocked < 0 {
-		return m.unnamed(last), nil
+		return m.unnamed(last)
 	}
 	path, err := m.path()
 	if err != nil {
@@ -43,9 +43,9 @@ func (m *merger) named(s source, have *record, copied bool) (record, error) {
 }
 
 // unnamed are the attributes of a directory that no layer names, and s implies.
-func (m *merger) unnamed(s source) record {
+func (m *merger) unnamed(s source) (record, error) {
 	have := m.layers[s.slot].record(s.e)
-	return record{Attr: Attr{Mode: modeDir | 0o755, GID: have.GID}}
+	return m.named(s, &have, s != m.sub.from[0])
 }
 
 // behind are the attributes of a directory that s implies, looked for by its path in the layers from slot on.
@@ -65,13 +65,13 @@ func (m *merger) behind(s source, slot int32, path string) (record, error) {
 		at, have := source{slot, p.id}, x.record(p.id)
 		switch {
 		case have.Mode&modeType != modeDir:
-			return m.unnamed(s), nil
+			return m.unnamed(s)
 		case have.Flags&flagImplied == 0:
 			return m.named(at, &have, true)
 		}
 		s, path = at, strings.Join(p.names, "/")
 	}
-	return m.unnamed(s), nil
+	return m.unnamed(s)
 }
 
 func (m *merger) look(names int) error {

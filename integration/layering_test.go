@@ -48,6 +48,7 @@ integration/trees/cmd/treelist < integration/trees                  | os        
 integration/harness <                                               | os net context               | opencontainers sys
 integration/race    < integration/front integration/harness integration/link | os net context   | opencontainers
 integration/bench   < integration/harness integration/mkimage integration/race | os context          | opencontainers klauspost/compress
+integration/differential < manifest chunked chunked/fill store copy |                            |
 integration/demo    < integration/harness integration/race          | os context                   |
 integration/harness/testdata/sleeper <                              | os                           |
 integration         < all                                           | os net context unsafe        | *
