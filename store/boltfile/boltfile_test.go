@@ -180,6 +180,69 @@ func use(t *testing.T, path string, raw []byte) {
 	}
 }
 
+// TestRandomDatabases: whatever bbolt has written, by many transactions, is sound.
+func TestRandomDatabases(t *testing.T) {
+	for seed := range uint64(6) {
+		rnd := rand.New(rand.NewPCG(seed, 9))
+		path := filepath.Join(t.TempDir(), "x.db")
+		for range 60 {
+			db, err := bolt.Open(path, 0o600, &bolt.Options{FreelistType: bolt.FreelistMapType, NoSync: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = db.Update(func(tx *bolt.Tx) error { return change(rnd, tx) })
+			if cerr := db.Close(); err != nil || cerr != nil {
+				t.Fatal(err, cerr)
+			}
+			raw, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f, err := open(raw)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if problems := f.Check(3); len(problems) > 0 {
+				t.Fatalf("seed %d: %v", seed, problems)
+			}
+		}
+	}
+}
+
+// change puts and deletes rows in buckets at random, and deletes a bucket now and then.
+func change(rnd *rand.Rand, tx *bolt.Tx) error {
+	for range 1 + rnd.IntN(3) {
+		name := []byte{'a' + byte(rnd.IntN(3))}
+		if rnd.IntN(40) == 0 && tx.Bucket(name) != nil {
+			if err := tx.DeleteBucket(name); err != nil {
+				return err
+			}
+		}
+		b, err := tx.CreateBucketIfNotExists(name)
+		if err != nil {
+			return err
+		}
+		if rnd.IntN(3) == 0 {
+			if b, err = b.CreateBucketIfNotExists([]byte("zz-inner")); err != nil {
+				return err
+			}
+		}
+		deletes := rnd.IntN(4) > 1
+		for range rnd.IntN(200) {
+			k := fmt.Appendf(nil, "%0*d", 4+rnd.IntN(2)*40, rnd.IntN(400))
+			if deletes {
+				err = b.Delete(k)
+			} else {
+				err = b.Put(k, make([]byte, rnd.IntN(1+rnd.IntN(6000))))
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // FuzzRows: no input makes a walk panic, and none makes it read more than the file has.
 func FuzzRows(f *testing.F) {
 	raw, _ := database(f)

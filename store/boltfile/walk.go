@@ -119,7 +119,7 @@ func (w *walker) branch(p *page, path [][]byte, keys bounds, depth int) {
 	for i := range int(p.count) {
 		e, err := p.element(i)
 		if err == nil {
-			err = errors.Join(p.follows(e, before, i), keys.take(e.key))
+			err = errors.Join(p.follows(e, before, i), keys.take(e.key, i))
 		}
 		before = e
 		if err != nil {
@@ -146,7 +146,7 @@ func (w *walker) leaf(p *page, path [][]byte, keys bounds, depth int) {
 		}
 		e, err := p.element(i)
 		if err == nil {
-			err = errors.Join(p.follows(e, before, i), keys.takeRow(e.key, i))
+			err = errors.Join(p.follows(e, before, i), keys.take(e.key, i))
 		}
 		before = e
 		if err != nil {
@@ -193,21 +193,18 @@ func (w *walker) bucket(e element, path [][]byte, depth int) {
 	w.leaf(p, inside, bounds{}, depth+1)
 }
 
-// take demands that key lies between the bounds, and that the next one is not before it.
-func (b *bounds) take(key []byte) error {
-	if b.from != nil && bytes.Compare(key, b.from) < 0 || b.to != nil && bytes.Compare(key, b.to) >= 0 {
-		return fmt.Errorf("%w: key %.40q is not between %.40q and %.40q", ErrDamaged, key, b.from, b.to)
+// take demands that the ith key of a page lies between the bounds and after the one before it. The first one is what the
+// branch above calls the page: bbolt looks a page up by that key when it writes it again, and else would add it twice.
+func (b *bounds) take(key []byte, i int) error {
+	order := 1
+	if b.from != nil {
+		order = bytes.Compare(key, b.from)
+	}
+	if i == 0 && order != 0 && b.from != nil || i > 0 && order <= 0 || b.to != nil && bytes.Compare(key, b.to) >= 0 {
+		return fmt.Errorf("%w: key %.40q, number %d of its page, is not between %.40q and %.40q", ErrDamaged, key, i, b.from, b.to)
 	}
 	b.from = key
 	return nil
-}
-
-// takeRow is take for the ith row of a leaf: no two have the same key.
-func (b *bounds) takeRow(key []byte, i int) error {
-	if i > 0 && b.from != nil && bytes.Equal(key, b.from) {
-		return fmt.Errorf("%w: key %.40q is there twice", ErrDamaged, key)
-	}
-	return b.take(key)
 }
 
 // freelist demands ascending numbers of pages that are not in use.
