@@ -3,7 +3,7 @@
 set -euo pipefail
 
 # program:package
-needs=(debootstrap:debootstrap runc:runc fusermount3:fuse3 ip:iproute2 mount:mount unshare:util-linux gcc:gcc)
+needs=(debootstrap:debootstrap runc:runc fusermount3:fuse3 ip:iproute2 mount:mount unshare:util-linux gcc:gcc podman:podman buildah:buildah)
 
 missing=()
 for need in "${needs[@]}"; do
