@@ -31,7 +31,7 @@ func FuzzTOC(f *testing.F) {
 		entriesDoc(`{"type":"reg","name":"f","size":100,"digest":"$A","offset":10,"endOffset":90,"chunkSize":40,"chunkDigest":"$B"},` +
 			`{"type":"chunk","name":"f","offset":50,"chunkOffset":40,"chunkSize":60,"chunkDigest":"$C"}`),
 		entriesDoc(`{"type":"symlink","name":"a","linkName":"../b"},{"type":"reg","name":"a/x"},{"type":"reg","name":".wh.x"},{"type":"dir","name":"d","xattrs":{"user.a":"YQ=="}}`),
-		entriesDoc(`{"type":"reg","name":"f","size":10,"digest":"$Z10","offset":10,"endOffset":90,"chunkType":"zeros"},{"type":"reg","name":"g","size":10,"digest":"$A","offset":10,"endOffset":90},{"type":"reg","name":"h","size":10,"digest":"$B","offset":89}`),
+		entriesDoc(`{"type":"reg","name":"f","size":10,"digest":"$C","offset":10,"endOffset":90},{"type":"reg","name":"g","size":10,"digest":"$A","offset":10,"endOffset":90},{"type":"reg","name":"h","size":10,"digest":"$B","offset":89}`),
 		entriesDoc(`{"type":"dir","name":"x"},{"type":"symlink","name":"l","linkName":"././././x"},{"type":"symlink","name":"m","linkName":"/l/../l"},{"type":"reg","name":"m/f"},{"type":"hardlink","name":"l/g","linkName":"m/f","xattrs":{"security.capability":"YQ==","user.b":"YQ=="}}`),
 		entriesDoc(`{"type":"dir","name":"./"},{"type":"reg","name":".wh.x"},{"type":"dir","name":"x"},{"type":"reg","name":"x/.wh..wh..opq"},{"type":"reg","name":".wh..wh.plnk/1"},{"type":"char","name":"y"}`),
 	}

@@ -21,6 +21,8 @@ type WriterOptions struct {
 
 	Algorithm digest.Algorithm // of files, chunks, tar-split, TOC and blob; "" is sha256
 	DiffID    digest.Algorithm // of the tar; "" is sha256
+
+	Workspace *Workspace // for what grows with the number of files
 }
 
 // filled is o with its zero fields replaced, which may be nil. An error if a field is out of range.
@@ -85,6 +87,7 @@ var errStopped = errors.New("stopped")
 type pipeline struct {
 	free, encode, hash, describe, commit chan *batch
 
+	ws   *Workspace
 	enc  *zstd.Encoder
 	alg  digest.Algorithm
 	diff digest.Digester
@@ -116,7 +119,7 @@ func newPipeline(dst io.Writer, o *WriterOptions) (*pipeline, error) {
 		return nil, fmt.Errorf("compress: %w", err)
 	}
 	p := &pipeline{
-		enc: enc, alg: f.Algorithm, diff: f.DiffID.Digester(), desc: desc, com: com,
+		ws: f.Workspace, enc: enc, alg: f.Algorithm, diff: f.DiffID.Digester(), desc: desc, com: com,
 		failed: make(chan struct{}), done: make(chan error, 1),
 	}
 	p.start(f.Workers)
@@ -159,7 +162,7 @@ func (p *pipeline) start(workers int) {
 
 // run takes a whole tar through the pipeline, once.
 func (p *pipeline) run(tar io.Reader) (*Written, error) {
-	s := newSplitter(tar, p.next)
+	s := newSplitter(p.ws, tar, p.next)
 	err := s.run()
 	if last := s.out; err == nil && len(last.raw) > 0 {
 		p.hand(last)

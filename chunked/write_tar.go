@@ -36,9 +36,9 @@ type splitter struct {
 	win   []byte
 }
 
-func newSplitter(r io.Reader, next func(full *batch) (*batch, error)) *splitter {
+func newSplitter(ws *Workspace, r io.Reader, next func(full *batch) (*batch, error)) *splitter {
 	rec := &recorder{r: bufio.NewReaderSize(r, 64<<10), on: true}
-	tree := newStrictBuilder(nil)
+	tree := newStrictBuilder(ws)
 	return &splitter{
 		rec: rec, tar: tar.NewReader(rec), next: next,
 		names: make(map[string]struct{}), tree: tree, scan: newTarScanner(), win: make([]byte, 0, windowSize),
@@ -107,12 +107,20 @@ func (s *splitter) entry(hdr *tar.Header) (*wireEntry, error) {
 		return nil, unsayable("whiteout with content")
 	}
 	if err := s.tree.Add(e.withoutContent()); err != nil {
-		if errors.Is(err, ErrPathTwice) {
-			return nil, fmt.Errorf("%w: %w", ErrUnsayable, ErrPathTwice)
-		}
-		return nil, unsayable("%v", err)
+		return nil, refusedByReaders(err)
 	}
 	return e, nil
+}
+
+// refusedByReaders returns the error for a tar whose TOC would be refused with err.
+func refusedByReaders(err error) error {
+	switch {
+	case errors.Is(err, ErrPathTwice):
+		return fmt.Errorf("%w: %w", ErrUnsayable, ErrPathTwice)
+	case errors.Is(err, ErrMalformed), errors.Is(err, ErrTooBig):
+		return unsayable("%v", err)
+	}
+	return err // the workspace's
 }
 
 // header hands on what was recorded since the last content; e is nil for the end of the tar.

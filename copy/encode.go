@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -13,6 +14,7 @@ import (
 	"github.com/tocsin/tocsin/chunked"
 	"github.com/tocsin/tocsin/copy/compression"
 	"github.com/tocsin/tocsin/manifest"
+	"github.com/tocsin/tocsin/store"
 )
 
 // encode makes one layer anew in the compression that its image is to have and stores it, unless the destination has
@@ -149,7 +151,11 @@ type encoding struct{ blob, tar digest.Algorithm }
 func encodeTar(out io.Writer, tar io.Reader, c Compression, as encoding) (d v1.Descriptor, diffID digest.Digest, err error) {
 	d.MediaType = layerMediaType(c.Algorithm)
 	if c.Algorithm == algoChunked {
-		w, err := chunked.Compress(out, tar, &chunked.WriterOptions{Level: c.Level, Algorithm: as.blob, DiffID: as.tar})
+		regions := store.RegionsIn(os.TempDir())
+		defer func() { err = errors.Join(err, regions.Close()) }()
+		w, err := chunked.Compress(out, tar, &chunked.WriterOptions{
+			Level: c.Level, Algorithm: as.blob, DiffID: as.tar, Workspace: &chunked.Workspace{Region: regions.Region},
+		})
 		if err != nil {
 			return d, "", err
 		}
