@@ -89,7 +89,6 @@ type pipeline struct {
 
 	ws   *Workspace
 	enc  *zstd.Encoder
-	alg  digest.Algorithm
 	diff digest.Digester
 	desc *describer
 	com  *committer
@@ -119,14 +118,14 @@ func newPipeline(dst io.Writer, o *WriterOptions) (*pipeline, error) {
 		return nil, fmt.Errorf("compress: %w", err)
 	}
 	p := &pipeline{
-		ws: f.Workspace, enc: enc, alg: f.Algorithm, diff: f.DiffID.Digester(), desc: desc, com: com,
+		ws: f.Workspace, enc: enc, diff: f.DiffID.Digester(), desc: desc, com: com,
 		failed: make(chan struct{}), done: make(chan error, 1),
 	}
-	p.start(f.Workers)
+	p.start(f.Workers, f.Algorithm)
 	return p, nil
 }
 
-func (p *pipeline) start(workers int) {
+func (p *pipeline) start(workers int, alg digest.Algorithm) {
 	n := 2*workers + 2
 	p.free, p.encode, p.hash = make(chan *batch, n), make(chan *batch, n), make(chan *batch, n)
 	p.describe, p.commit = make(chan *batch, n), make(chan *batch, n)
@@ -136,7 +135,7 @@ func (p *pipeline) start(workers int) {
 	for range workers {
 		go func() {
 			for b := range p.encode {
-				b.encode(p.enc, p.alg)
+				b.encode(p.enc, alg)
 				b.stages.Done()
 			}
 		}()
