@@ -13,7 +13,7 @@ import (
 // PR 681; its descriptor has one of two media types.
 const (
 	// SentinelTypeOCI is an OCI layer type, so that clients which count the
-	// layers of an image count the sentinel too (docs/decisions/0008).
+	// layers of an image count the sentinel too (docs/decisions/0009).
 	SentinelTypeOCI = "application/vnd.oci.image.layer.v1.zstd-chunked-sentinel"
 	// SentinelTypeUpstream is PR 681's, whose code knows a sentinel by it.
 	SentinelTypeUpstream = "application/vnd.containers.zstd-chunked-sentinel"
