@@ -328,7 +328,7 @@ var hiddenParent = regexp.MustCompile(`layer (\d+): lstat \S*/l(\d+)/`)
 
 // excused says that a layer may be shown although containerd does not unpack it: because the path is too long where it
 // unpacks, or because of what it finds in a lower layer where it looks for the attributes of a directory, which another
-// layer hides; as a tar, because of old GNU's sparse files.
+// layer hides; as a tar, because of old GNU's sparse files and of what tocsin drops.
 func excused(err error, asTar bool) bool {
 	if errors.Is(err, unix.ENAMETOOLONG) {
 		return true
@@ -336,7 +336,7 @@ func excused(err error, asTar bool) bool {
 	if m := hiddenParent.FindStringSubmatch(err.Error()); m != nil && m[1] != m[2] {
 		return true
 	}
-	return asTar && strings.Contains(err.Error(), "unhandled tar header type 83")
+	return asTar && (strings.Contains(err.Error(), "unhandled tar header type 83") || strings.Contains(err.Error(), "/.wh..wh."))
 }
 
 // String describes a case for a report.

@@ -153,7 +153,7 @@ func (g *grower) again() forge.Member {
 
 func (g *grower) target() string {
 	if g.rare(8) {
-		return of(g.choices, ".", "..", "/", "a/../b", "../../..", strings.Repeat("t", 101), strings.Repeat("t/", 2000), "\xff")
+		return of(g.choices, ".", "..", "/", "a/../b", "../../..", strings.Repeat("t", 101), strings.Repeat("t/", 100), "\xff")
 	}
 	return of(g.choices, "", "/", "../", "./")[0:] + g.known(g.dirs)
 }
