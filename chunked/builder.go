@@ -335,6 +335,9 @@ func (b *IndexBuilder) putHardlink(dir int32, base string, e *Entry, flags uint1
 	}
 	targetDir, targetBase := splitName(target)
 	parent, err := b.directory(targetDir, false)
+	if err == nil && strings.Contains(e.LinkName, "/./") && targetDir != "" && len(b.resolver.links) > 0 {
+		return strictly("hardlink %q to %q, which leads through a link and has a dot in it", e.Name, e.LinkName) // see follow
+	}
 	if err != nil {
 		return fmt.Errorf("hardlink %q to %q: no such directory in this layer: %w", e.Name, e.LinkName, err)
 	}

@@ -24,10 +24,11 @@ type place struct {
 // follow follows a path from the root of a tree, its symbolic links included and never leaving the root, as containerd
 // does with what lies before the last component of a name. containerd does not walk: it puts the target of a link in
 // the place of the link's name and makes the whole a clean path, so that ".." takes away the name before it, whatever
-// that is, or if it is at all; then it begins again. A path that would lead elsewhere by walking is ErrMalformed.
+// that is, or if it is at all; then it begins again. A link with "." behind it it may follow twice. A path that would lead
+// elsewhere by walking is ErrMalformed.
 func follow(t linkTree, path string) (place, error) {
 	var p place
-	nested := 0
+	nested, behind := 0, -1 // behind: what is left from the end of the last link in a link's target on
 	for rest, own := path, len(path); rest != ""; {
 		if len(rest) > maxPath {
 			return p, malformed("path %.64q... is longer than %d bytes", path, maxPath)
@@ -35,12 +36,14 @@ func follow(t linkTree, path string) (place, error) {
 		if p.steps++; p.steps > maxSteps {
 			return p, tooBig("path %.64q... leads through more than %d names", path, maxSteps)
 		}
-		inTarget := len(rest) > own
+		inTarget, afterLink := len(rest) > own, len(rest) <= behind
 		var part string
 		if part, rest, _ = strings.Cut(rest, "/"); !inTarget {
 			own = len(rest)
 		}
 		switch {
+		case part == "." && afterLink:
+			return p, strictly("%q leads through a link in a link with a dot behind it", path)
 		case part == "" || part == ".":
 			continue
 		case part == "..":
@@ -68,6 +71,7 @@ func follow(t linkTree, path string) (place, error) {
 			if nested++; nested > maxNested || absolute {
 				return p, strictly("%q leads through too many links in links, or an absolute one", path)
 			}
+			behind = len(rest)
 		}
 		if len(p.links) == maxLinks {
 			return p, malformed("too many symlinks in %q", path)

@@ -1,6 +1,7 @@
 package differential
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,7 +22,8 @@ type known struct {
 func knownImages() []known {
 	layer := func(members ...forge.Member) []forge.Member { return members }
 	one := func(members ...forge.Member) [][]forge.Member { return [][]forge.Member{members} }
-	x := []byte("x\n")
+	x, x2 := []byte("x\n"), []byte("other\n")
+	dotted := []forge.Member{forge.Dir("y/y/y/"), forge.Symlink("x", "y"), forge.Symlink("m", "x")}
 	mode := func(m forge.Member, mode int64, uid, gid int) forge.Member {
 		m.Mode, m.Uid, m.Gid = mode, uid, gid
 		return m
@@ -56,6 +58,12 @@ func knownImages() []known {
 		{"out of a link by its target", one(forge.Dir("x/y/"), forge.Symlink("s", "x/y"), forge.Symlink("l", "s/../d"), forge.File("l/f", x)), false},
 		{"too many links in links", one(chain(41)...), false},
 		{"links in links", one(chain(30)...), true},
+		{"dot in a hard link's target", one(forge.Dir("x/x/"), forge.File("x/f", x), forge.File("x/x/f", x2), forge.Symlink("m", "x"), forge.Symlink("l", "m"), forge.Hardlink("h", "l/./f")), false},
+		{"dot in a hard link's target without links", one(forge.File("x/f", x), forge.Hardlink("h", "./x/./f")), true},
+		{"dot behind a link in a link", one(slices.Concat(dotted, layer(forge.Symlink("l", "m/."), forge.File("l/f", x)))...), false},
+		{"dot behind a link in an absolute link", one(slices.Concat(dotted, layer(forge.Symlink("l", "/m/."), forge.File("l/f", x)))...), false},
+		{"dot in a link in a link", one(slices.Concat(dotted, layer(forge.Symlink("l", "m/./y"), forge.File("l/f", x)))...), false},
+		{"dot behind a link", one(forge.Dir("x/"), forge.Symlink("l", "./x/."), forge.File("l/f", x)), true},
 	}
 }
 
