@@ -22,6 +22,9 @@ const (
 	// MaxZerosHashed bounds the zeros that are hashed to complete the files of one layer, see Index.Completable.
 	MaxZerosHashed = 64 << 30
 
+	// MaxTarContent bounds the contents of a tar that proves a TOC: all of them are hashed, however often one is given.
+	MaxTarContent = 1 << 40
+
 	// maxName, maxPath and maxTarget are Linux' limits on a component of a path, on a path, and on a symlink's target.
 	maxName   = 255
 	maxPath   = 4096

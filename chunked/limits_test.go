@@ -1,6 +1,7 @@
 package chunked
 
 import (
+	"archive/tar"
 	"bytes"
 	"errors"
 	"fmt"
@@ -546,5 +547,45 @@ func TestChunkSizeLimit(t *testing.T) {
 	}
 	if _, err := parseDoc(t, entriesDoc(fmt.Sprintf(file, MaxChunkSize+1))); !errors.Is(err, ErrTooBig) {
 		t.Errorf("one beyond: %v", err)
+	}
+}
+
+// What a tar names again and again is counted each time, whether contents are read or not.
+func TestProofLimits(t *testing.T) {
+	header := func(name string, size int64) *tar.Header {
+		return &tar.Header{Typeflag: tar.TypeReg, Name: name, Size: size, Mode: 0o644, Format: tar.FormatUSTAR}
+	}
+	var raw bytes.Buffer
+	w := tar.NewWriter(&raw)
+	for range 3 {
+		if err := w.WriteHeader(header("f", 4)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write([]byte("text")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	x := indexOf(t, &TOC{Entries: []Entry{{Type: TypeReg, Name: "f", Mode: 0o644, Size: 4, Digest: digest.FromString("text"), Chunks: []Chunk{
+		{Size: 2, Digest: digest.FromString("te"), Blob: Range{Len: 2}}, {Off: 2, Size: 2, Digest: digest.FromString("xt"), Blob: Range{Off: 2, Len: 2}},
+	}}}})
+	for name, tc := range map[string]struct {
+		chunks, bytes int64
+		want          error
+	}{
+		"at the limits":  {6, 12, nil},
+		"a chunk beyond": {5, 12, ErrTooBig},
+		"a byte beyond":  {6, 11, ErrTooBig},
+	} {
+		for _, unread := range []bool{false, true} {
+			d := newDeriver(x)
+			d.chunks, d.bytes, d.unread = tc.chunks, tc.bytes, unread
+			_, _, err := IndexTar(nil, bytes.NewReader(raw.Bytes()), d.put)
+			if !errors.Is(err, tc.want) || tc.want == nil && err != nil {
+				t.Errorf("%s, unread %v: %v", name, unread, err)
+			}
+		}
 	}
 }

@@ -137,15 +137,39 @@ type deriver struct {
 	wrong error
 	// unread: contents are believed to be what x has, if they have its size, and are not read.
 	unread bool
+	// chunks and bytes are how much of them the contents that are still to come may have: a tar can name one file again
+	// and again.
+	chunks, bytes int64
 }
 
 func newDeriver(x *Index) *deriver {
-	return &deriver{x: x, whole: x.alg.Hash(), part: x.alg.Hash(), buf: make([]byte, 256<<10)}
+	return &deriver{
+		x: x, whole: x.alg.Hash(), part: x.alg.Hash(), buf: make([]byte, 256<<10),
+		chunks: MaxEntries + MaxChunks, bytes: MaxTarContent,
+	}
+}
+
+// spend takes off what a content has: object obj of x if it is known.
+func (d *deriver) spend(obj int, known bool, size int64) error {
+	if known {
+		d.chunks -= int64(d.x.NumChunks(obj))
+	}
+	if d.chunks < 0 {
+		return tooBig("files of more than %d chunks together, those that are named again counted again", MaxEntries+MaxChunks)
+	}
+	if size > d.bytes {
+		return tooBig("a tar with more than %d bytes of content", int64(MaxTarContent))
+	}
+	d.bytes -= size
+	return nil
 }
 
 func (d *deriver) put(e *Entry, content io.Reader) error {
 	obj, ok := d.x.ObjectByPath(e.Name)
 	ok = ok && d.x.size(obj) == e.Size
+	if err := d.spend(obj, ok, e.Size); err != nil {
+		return err
+	}
 	var chunks []Chunk
 	if ok {
 		chunks = d.x.Chunks(obj)

@@ -65,7 +65,7 @@ func (s *Snapshotter) verifyClaims(ctx context.Context, claims []claim) {
 			if err != nil && ctx.Err() == nil {
 				s.log.Error("layer was answered by its TOC and is not proved", "layer", c.layer, "diffID", c.diffID, "err", err)
 			}
-			if errors.Is(err, fill.ErrDiffID) || errors.Is(err, chunked.ErrUnsayable) {
+			if errors.Is(err, fill.ErrDiffID) || errors.Is(err, chunked.ErrUnsayable) || errors.Is(err, chunked.ErrTooBig) {
 				s.deny(ctx, c, err)
 			}
 			return nil, nil
