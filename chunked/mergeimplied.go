@@ -20,7 +20,9 @@ func (m *merger) attributes() (record, error) {
 	}
 	last := m.sub.from[len(m.sub.from)-1]
 	if m.sub.blocked < 0 {
-		return m.unnamed(last)
+		r, err := m.unnamed(last)
+		m.passOn(last, &r)
+		return r, err
 	}
 	path, err := m.path()
 	if err != nil {
@@ -46,6 +48,22 @@ func (m *merger) named(s source, have *record, copied bool) (record, error) {
 func (m *merger) unnamed(s source) (record, error) {
 	have := m.layers[s.slot].record(s.e)
 	return m.named(s, &have, s != m.sub.from[0])
+}
+
+// passOn gives a directory that no layer names, and s implies first, the group of the one that it is in, if the layer of s
+// implies that too and it has a bit for it from a layer below.
+func (m *merger) passOn(s source, r *record) {
+	const setgid = 0o2000
+	for _, up := range m.dir.from {
+		have := m.layers[up.slot].record(up.e)
+		switch implied := have.Flags&flagImplied != 0; {
+		case up.slot > s.slot || implied:
+			continue
+		case up.slot < s.slot && have.Mode&setgid != 0:
+			r.GID = have.GID
+		}
+		return
+	}
 }
 
 // behind are the attributes of a directory that s implies, looked for by its path in the layers from slot on.

@@ -51,6 +51,7 @@ func knownImages() []known {
 		{"ACL against the mode", one(mode(forge.File("f", x).Xattr("system.posix_acl_access", aclOfUser), 0o751, 0, 0)), true},
 		{"ACL that files have from their directory", one(forge.Dir("d/").Xattr("system.posix_acl_default", aclOfUser), forge.File("d/f", x), forge.Dir("d/e/"), forge.File("d/i/f", x), forge.Symlink("d/l", "f")), true},
 		{"group that directories have from theirs", one(mode(forge.Dir("d/"), 0o2770, 0, 5), forge.File("d/i/f", x)), true},
+		{"group that implied directories have from a lower layer's", [][]forge.Member{layer(mode(forge.Dir("d/"), 0o2770, 0, 5), forge.Dir("d/e/")), layer(forge.File("d/e/f", x)), layer(forge.File("d/i/j/f", x), forge.File("d/e/i/f", x))}, true},
 		{"directory of aufs", one(forge.File("d/.wh..wh.plnk/1", nil)), false},
 		{"global header", one(global), false},
 		{"attributes of what a link below points at", [][]forge.Member{layer(mode(forge.Dir("b/"), 0o700, 6, 7), forge.Symlink("a", "b")), layer(forge.File("a/f", x))}, true},
