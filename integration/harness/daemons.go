@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -101,8 +102,8 @@ func (m *Machine) startRegistry() error {
 	})
 }
 
-// StartServe builds bin/tocsin if need be and starts `tocsin serve`, which must not run. It returns when the daemon
-// accepts connections.
+// StartServe builds bin/tocsin if need be and starts `tocsin serve`, which must not run. It returns when containerd
+// reaches the daemon: after a restart containerd fails calls for some seconds before it dials again.
 func (m *Machine) StartServe() error {
 	if m.serve != nil {
 		return errors.New("harness: tocsin serve is running")
@@ -120,7 +121,13 @@ func (m *Machine) StartServe() error {
 		return err
 	}
 	m.serve, m.killed = p, false
-	return p.until(func() error { return answers(m.ServeSocket()) })
+	return p.until(func() error {
+		if err := answers(m.ServeSocket()); err != nil {
+			return err
+		}
+		_, err := m.Ctr(context.Background(), "snapshots", "--snapshotter", "tocsin", "ls")
+		return err
+	})
 }
 
 // StopServe ends the daemon with SIGTERM and waits. One that does not end is killed, which is an error.
