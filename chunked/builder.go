@@ -236,14 +236,16 @@ func (b *IndexBuilder) put(dir int32, base string, e *Entry, object uint32) erro
 	if err := b.fill(&n, e, object); err != nil {
 		return err
 	}
-	if !n.isWhiteout() {
-		err := b.inherit(&n, dir)
-		if err == nil {
-			err = b.apply(&n, e)
-		}
-		if err != nil {
-			return err
-		}
+	to := &n
+	if n.isWhiteout() { // which has no attributes, but those that the entry gives it must be sound
+		to = &buildInode{mode: modeChar}
+	}
+	err := b.inherit(to, dir)
+	if err == nil {
+		err = b.apply(to, e)
+	}
+	if err != nil {
+		return err
 	}
 	id, err := b.link(dir, base, &n, flags)
 	if err == nil && n.isDir() {

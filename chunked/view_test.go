@@ -346,6 +346,7 @@ func TestIndexBuilderRefuses(t *testing.T) {
 		{"opaque over what is implied", []Entry{{Type: TypeReg, Name: "d/e/f"}, {Type: TypeReg, Name: "d/.wh..wh..opq"}}, false},
 		{"opaque root over what is implied", []Entry{{Type: TypeDir, Name: "d"}, {Type: TypeReg, Name: "d/e/f"}, {Type: TypeReg, Name: ".wh..wh..opq"}}, false},
 		{"broken attribute", []Entry{{Type: TypeReg, Name: "f", Xattrs: map[string][]byte{"security.capability": []byte("v")}}}, false},
+		{"broken attribute of a device that is a whiteout", []Entry{{Type: TypeChar, Name: "f", Xattrs: map[string][]byte{"security.capability": []byte("v")}}}, false},
 		{"out of a link in a link", []Entry{
 			{Type: TypeSymlink, Name: "a", LinkName: "x/y"}, {Type: TypeSymlink, Name: "b", LinkName: "a/../z"}, {Type: TypeReg, Name: "b/f"},
 		}, false},
