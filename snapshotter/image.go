@@ -80,7 +80,33 @@ type images struct {
 	known map[digest.Digest]*image
 }
 
-const maxKnownImages = 16 // each may be as large as manifest.MaxManifestSize and MaxConfigSize allow
+// Of the images that are remembered there are at most so many, and their manifests and configs are at most so many bytes,
+// but for the latest: each may be as large as manifest.MaxManifestSize and MaxConfigSize allow, and takes some times as
+// much memory as it has bytes.
+const (
+	maxKnownImages = 16
+	maxKnownBytes  = 16 << 20
+)
+
+func (im *image) bytes() int { return len(im.Manifest.Raw) + len(im.Config.Raw) }
+
+// remember keeps im for the next extraction, and others as far as there is room.
+func (g *images) remember(d digest.Digest, im *image) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	left := maxKnownBytes - im.bytes()
+	for _, other := range g.known {
+		left -= other.bytes()
+	}
+	for old, other := range g.known {
+		if len(g.known) < maxKnownImages && left >= 0 {
+			break
+		}
+		delete(g.known, old)
+		left += other.bytes()
+	}
+	g.known[d] = im
+}
 
 // get returns the image that x names, verified from x.manifest down to its diff_ids.
 func (g *images) get(ctx context.Context, x extraction) (*image, error) {
@@ -120,15 +146,7 @@ func (g *images) load(ctx context.Context, x extraction) (*image, error) {
 		return nil, err
 	}
 	im := &image{Image: built, chains: manifest.ChainIDs(c.DiffIDs)}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for d := range g.known {
-		if len(g.known) < maxKnownImages {
-			break
-		}
-		delete(g.known, d)
-	}
-	g.known[x.manifest] = im
+	g.remember(x.manifest, im)
 	return im, nil
 }
 
