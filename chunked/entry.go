@@ -44,6 +44,8 @@ type Entry struct {
 	Xattrs             map[string][]byte
 	Digest             digest.Digest // whole content; empty for a file without content and for what is no file
 	Chunks             []Chunk       // in order, contiguous from 0 to Size; nil when Size is 0
+
+	known chunkList // in place of Chunks
 }
 
 // Chunk is a part of one file's content that can be verified alone.

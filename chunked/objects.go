@@ -117,7 +117,11 @@ func (t *contentTable) end(d digest.Digest, size int64) (object uint32, fresh bo
 
 // object returns the number, plus one, of the object with the content of e; 0 for an empty file.
 func (t *contentTable) object(e *Entry) (uint32, error) {
-	if e.Size == 0 && len(e.Chunks) == 0 {
+	n, at := len(e.Chunks), func(i int) Chunk { return e.Chunks[i] }
+	if known := e.known.len(); known > 0 {
+		n, at = known, e.known.at
+	}
+	if e.Size == 0 && n == 0 {
 		return 0, nil
 	}
 	if !t.use(e.Digest) {
@@ -125,15 +129,15 @@ func (t *contentTable) object(e *Entry) (uint32, error) {
 	}
 	t.begin()
 	off := int64(0)
-	for i := range e.Chunks {
-		c := &e.Chunks[i]
+	for i := range n {
+		c := at(i)
 		if c.Off != off || c.Size <= 0 || c.Size > e.Size-off || c.Blob.Off < 0 || c.Blob.Len < 0 {
 			return 0, malformed("%q has a chunk of %d bytes at %d", e.Name, c.Size, c.Off)
 		}
 		if !t.use(c.Digest) {
 			return 0, malformed("%q has chunk digest %.150q in a layer of %q", e.Name, c.Digest, t.alg)
 		}
-		if _, err := t.chunk(c); err != nil {
+		if _, err := t.chunk(&c); err != nil {
 			return 0, err
 		}
 		off += c.Size

@@ -170,12 +170,12 @@ func (d *deriver) put(e *Entry, content io.Reader) error {
 	if err := d.spend(obj, ok, e.Size); err != nil {
 		return err
 	}
-	var chunks []Chunk
+	var chunks chunkList
 	if ok {
-		chunks = d.x.Chunks(obj)
+		chunks = chunkList{d.x, obj}
 	}
 	if d.unread {
-		e.Digest, e.Chunks = d.x.alg.FromBytes(nil), chunks
+		e.Digest, e.known = d.x.alg.FromBytes(nil), chunks
 		if ok {
 			e.Digest = d.x.Object(obj).Digest
 		} else {
@@ -193,20 +193,36 @@ func (d *deriver) put(e *Entry, content io.Reader) error {
 			return fmt.Errorf("content: %w: %s, not %s", d.wrong, e.Digest, d.x.Object(obj).Digest)
 		}
 	}
-	if e.Chunks = chunks; !ok || !same {
-		e.Chunks = []Chunk{{Size: e.Size, Digest: e.Digest}}
+	if e.known = chunks; !ok || !same {
+		e.known, e.Chunks = chunkList{}, []Chunk{{Size: e.Size, Digest: e.Digest}}
 	}
 	return nil
 }
 
+// chunkList is the chunks of an object of an index, which may be too many to hold; the zero value is none.
+type chunkList struct {
+	x   *Index
+	obj int
+}
+
+func (l chunkList) len() int {
+	if l.x == nil {
+		return 0
+	}
+	return l.x.NumChunks(l.obj)
+}
+
+func (l chunkList) at(i int) Chunk { return l.x.Chunk(l.obj, i) }
+
 // hash reads a content to its end, and says whether each of these chunks of it is what it says: readers are shown chunks
 // before anybody has seen the whole.
-func (d *deriver) hash(content io.Reader, chunks []Chunk) (same bool, err error) {
+func (d *deriver) hash(content io.Reader, chunks chunkList) (same bool, err error) {
 	d.whole.Reset()
 	same = true
-	if len(chunks) > 1 || len(chunks) == 1 && chunks[0].Zeros {
-		for i := range chunks {
-			ok, err := d.hashChunk(content, &chunks[i])
+	if n := chunks.len(); n > 1 || n == 1 && chunks.at(0).Zeros {
+		for i := range n {
+			c := chunks.at(i)
+			ok, err := d.hashChunk(content, &c)
 			if err != nil {
 				return false, err
 			}
@@ -214,8 +230,8 @@ func (d *deriver) hash(content io.Reader, chunks []Chunk) (same bool, err error)
 		}
 	}
 	_, err = d.read(content, func(p []byte) { d.whole.Write(p) })
-	if err == nil && len(chunks) == 1 {
-		same = same && chunks[0].Digest == digest.NewDigest(d.x.alg, d.whole)
+	if err == nil && chunks.len() == 1 {
+		same = same && chunks.at(0).Digest == digest.NewDigest(d.x.alg, d.whole)
 	}
 	return same, err
 }
