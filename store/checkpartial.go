@@ -23,7 +23,7 @@ func (c *checkRun) checkPartial(row *LayerRow, i int, ref ObjectRef) {
 		c.found("corrupt", rel, "%v", err)
 		return
 	}
-	p, err := c.s.OpenPartial(PartialKey{ref.Digest, ref.List, ref.Size}, func(i int) Span { return spans[i] }, len(spans))
+	p, err := c.s.OpenPartial(PartialKey(ref), func(i int) Span { return spans[i] }, len(spans))
 	if errors.Is(err, ErrComplete) {
 		return
 	}

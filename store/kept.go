@@ -46,25 +46,6 @@ func (s *Store) putKept(tx *bolt.Tx, d digest.Digest, blobs []digest.Digest) err
 	return putJSON(tx, bucketKept, []byte(d), slices.Compact(all))
 }
 
-// allKept gives the kept blobs of every manifest.
-func allKept(tx *bolt.Tx) (map[digest.Digest][]digest.Digest, error) {
-	kept := map[digest.Digest][]digest.Digest{}
-	err := tx.Bucket(bucketKept).ForEach(func(k, _ []byte) error {
-		var blobs []digest.Digest
-		if _, err := getJSON(tx, bucketKept, k, &blobs); err != nil {
-			return err
-		}
-		for _, b := range blobs {
-			if checkDigest("blob", b) != nil {
-				return fmt.Errorf("kept blobs of %s: %w: %.100q is no digest", k, ErrCorrupt, string(b))
-			}
-		}
-		kept[digest.Digest(k)] = blobs
-		return nil
-	})
-	return kept, err
-}
-
 // checkKept demands every kept blob, and the manifest that it is kept for. Their bytes are checkBlobs' concern.
 func (c *checkRun) checkKept() error {
 	for d, blobs := range c.rows.kept {

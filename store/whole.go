@@ -1,7 +1,6 @@
 package store
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -101,11 +100,6 @@ func (s *Store) LayerContent(row *LayerRow, objectsOf func(index []byte) ([]Obje
 		}
 	}
 	return nil
-}
-
-// isDamage says whether an error is about what is at rest.
-func isDamage(err error) bool {
-	return errors.Is(err, ErrCorrupt) || errors.Is(err, ErrNotFound)
 }
 
 // restoreLayer gives a layer whose row cannot be read a row with what the keys say.

@@ -3,6 +3,7 @@ package forge
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"io"
 	"net/http/httptest"
 	"os"
@@ -72,11 +73,12 @@ func TestHonest(t *testing.T) {
 	}
 	// The tar-split library makes the same lines of the tar.
 	var want bytes.Buffer
-	in, err := asm.NewInputTarStream(bytes.NewReader(b.Tar), storage.NewJSONPacker(&want), storage.NewDiscardFilePutter())
+	in, done, err := asm.NewInputTarStreamWithDone(bytes.NewReader(b.Tar), storage.NewJSONPacker(&want), storage.NewDiscardFilePutter())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := io.Copy(io.Discard, in); err != nil {
+	_, err = io.Copy(io.Discard, in)
+	if err := errors.Join(err, <-done); err != nil {
 		t.Fatal(err)
 	}
 	lines := unpack(t, b.Bytes[b.TOC.TarSplit.Off:b.TOC.TarSplit.End()])
