@@ -2,7 +2,9 @@ package copy
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -49,13 +51,17 @@ func newJudged(env *Env, src source, ref manifest.Ref, look bool) (*judged, erro
 	}
 	if trust.Policy != nil && ref.Path != "" && ref.Path != "-" {
 		path, err := filepath.Abs(ref.Path)
-		if err == nil {
-			path, err = filepath.EvalSymlinks(path)
+		if err != nil {
+			return nil, err
+		}
+		// What is not there is the place's to report, and standard input is a file without a name.
+		ref.Path, err = filepath.EvalSymlinks(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			ref.Path, err = path, nil
 		}
 		if err != nil {
 			return nil, err
 		}
-		ref.Path = path
 	}
 	return &judged{source: src, env: env, trust: trust, ref: ref, look: look, found: make(map[digest.Digest][]policy.Signature)}, nil
 }

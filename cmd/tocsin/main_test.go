@@ -101,6 +101,9 @@ func condition(cond string) (bool, error) {
 			return false, nil
 		}
 		return true, f.Close()
+	case "policy": // this machine has one
+		_, err := os.Stat("/etc/" + policyFile)
+		return err == nil, nil
 	}
 	return false, errors.New("unknown condition " + cond)
 }
