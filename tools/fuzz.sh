@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs every fuzz target of this module for a while, two at once, each package's built once:
+# Runs every fuzz target of this module but the differential one, which has a make target of its own, for a while, two at
+# once, each package's built once:
 #   fuzz.sh 8s              from the seeds alone, since all that a long run found takes longer than that to go through
 #   fuzz.sh 5m .cache/fuzz  from what was found before too, which is kept in that directory
 # A failure leaves its input in the package's testdata/fuzz, as go test does.
@@ -10,7 +11,7 @@ work=$(mktemp -d)
 corpora=$(realpath -m "${2:-$work/corpora}")
 trap 'rm -rf "$work"' EXIT
 
-targets=$(git ls-files --cached --others --exclude-standard '*_test.go' | grep -v '^integration/oracle/' |
+targets=$(git ls-files --cached --others --exclude-standard '*_test.go' | grep -vE '^integration/(oracle|differential)/' |
 	xargs grep -HoE '^func Fuzz[A-Za-z0-9_]+' | sed -E 's#^(.*)/[^/]*:func (Fuzz.*)$#./\1 \2#' | sort)
 [ -n "$targets" ] || { echo "fuzz: no targets" >&2 && exit 1; }
 echo "fuzz: $(wc -l <<<"$targets") targets, $time each"
