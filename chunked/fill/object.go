@@ -97,7 +97,7 @@ func (l *Layer) acquire(x int, lazy bool) (handle, error) {
 		h.release()
 		return handle{}, o.err
 	}
-	if o.body != nil && !o.mayComplete.Load() && l.index.Completable(x) {
+	if o.whole.Load() == nil && !o.mayComplete.Load() && l.index.Completable(x) {
 		o.mayComplete.Store(true)
 	}
 	return h, nil
