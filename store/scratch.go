@@ -1,10 +1,7 @@
 package store
 
 import (
-	"errors"
 	"fmt"
-	"io"
-	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,15 +13,12 @@ func (s *Store) Scratch(size int64) (m *Mapped, err error) {
 	if size <= 0 || size != int64(int(size)) {
 		return nil, fmt.Errorf("scratch file of %d bytes: %w", size, ErrConflict)
 	}
-	f, err := s.disk.temp(s.path("ingest"))
-	if err == nil {
-		err = s.disk.unlink(f.Name())
-	}
+	f, err := s.disk.unnamed(s.IngestDir())
 	if err != nil {
 		return nil, fmt.Errorf("scratch file: %w", err)
 	}
 	defer f.Close()
-	if err := reserve(f, size); err != nil {
+	if err := makeRoom(f, 0, size); err != nil {
 		return nil, fmt.Errorf("scratch file of %d bytes: %w", size, err)
 	}
 	b, err := unix.Mmap(int(f.Fd()), 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
@@ -32,13 +26,4 @@ func (s *Store) Scratch(size int64) (m *Mapped, err error) {
 		return nil, fmt.Errorf("map a scratch file of %d bytes: %w", size, err)
 	}
 	return &Mapped{b}, nil
-}
-
-// reserve gives an empty file its size and the disk space for it.
-func reserve(f *os.File, size int64) error {
-	err := unix.Fallocate(int(f.Fd()), 0, 0, size)
-	if errors.Is(err, unix.EOPNOTSUPP) {
-		_, err = io.CopyN(f, zeros{}, size)
-	}
-	return err
 }
