@@ -55,20 +55,11 @@ func identityOf(tx *bolt.Tx) (Identity, error) {
 	if err == nil && !ok {
 		err = fmt.Errorf("index.db: %w: it has no identity", ErrCorrupt)
 	}
-	id := Identity{row.ID, uint64(tx.ID()), sequenceOf(tx, bucketLayers), sequenceOf(tx, bucketViews)}
+	id := Identity{row.ID, uint64(tx.ID()), tx.Bucket(bucketLayers).Sequence(), tx.Bucket(bucketViews).Sequence()}
 	if tx.Writable() {
 		id.Epoch--
 	}
 	return id, err
-}
-
-// sequenceOf is 0 for a bucket that is missing, which is damage and another's concern.
-func sequenceOf(tx *bolt.Tx, bucket []byte) uint64 {
-	b := tx.Bucket(bucket)
-	if b == nil {
-		return 0
-	}
-	return b.Sequence()
 }
 
 // Identity gives the index that this process works on. ErrReplaced if it is no longer the one that it opened.

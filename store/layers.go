@@ -114,23 +114,26 @@ func (s *Store) layerBy(bucket []byte, what string, d digest.Digest) (*LayerRow,
 		return nil, err
 	}
 	var row LayerRow
-	err := s.view(func(tx *bolt.Tx) error {
-		n := tx.Bucket(bucket).Get([]byte(d))
-		if n == nil {
-			return fmt.Errorf("layer with %s %s: %w", what, d, ErrNotFound)
-		}
-		if err := getLayer(tx, keyNumber(n), &row); err != nil {
-			return err
-		}
-		if _, key := layerKey(&row); string(key) != string(d) { // the number rotted
-			return fmt.Errorf("layer with %s %s: %w: the index leads to layer %d", what, d, ErrCorrupt, row.Number)
-		}
-		return nil
-	})
+	err := s.view(func(tx *bolt.Tx) error { return findLayer(tx, bucket, what, d, &row) })
 	if err != nil {
 		return nil, err
 	}
 	return &row, nil
+}
+
+// findLayer reads the row that a digest leads to. ErrNotFound; ErrCorrupt if it is another's, because the number rotted.
+func findLayer(tx *bolt.Tx, bucket []byte, what string, d digest.Digest, row *LayerRow) error {
+	n := tx.Bucket(bucket).Get([]byte(d))
+	if n == nil {
+		return fmt.Errorf("layer with %s %s: %w", what, d, ErrNotFound)
+	}
+	if err := getLayer(tx, keyNumber(n), row); err != nil {
+		return err
+	}
+	if _, key := layerKey(row); string(key) != string(d) {
+		return fmt.Errorf("layer with %s %s: %w: the index leads to layer %d", what, d, ErrCorrupt, row.Number)
+	}
+	return nil
 }
 
 // Layers lists every layer in the order of numbers.
@@ -267,16 +270,9 @@ func (s *Store) putLayerRow(row LayerRow, dir string, indexChanged bool) (n uint
 
 // ownLayer gives the row that a key leads to, nil if there is none that is of that key and can be read.
 func ownLayer(tx *bolt.Tx, bucket, key []byte) (*LayerRow, error) {
-	n := keyNumber(tx.Bucket(bucket).Get(key))
-	if n == 0 {
-		return nil, nil
-	}
 	var have LayerRow
-	err := getLayer(tx, n, &have)
+	err := findLayer(tx, bucket, "key", digest.Digest(key), &have)
 	if errors.Is(err, ErrCorrupt) || errors.Is(err, ErrNotFound) {
-		return nil, nil
-	}
-	if _, is := layerKey(&have); err == nil && string(is) != string(key) {
 		return nil, nil
 	}
 	return &have, err
@@ -490,10 +486,9 @@ func getLayer(tx *bolt.Tx, n uint64, row *LayerRow) error {
 
 // nextNumber is above every number in a bucket, also if its sequence is damaged.
 func nextNumber(b *bolt.Bucket) (uint64, error) {
-	if last, _ := b.Cursor().Last(); keyNumber(last) > b.Sequence() {
-		if err := b.SetSequence(keyNumber(last)); err != nil {
-			return 0, err
-		}
+	last, _ := b.Cursor().Last()
+	if err := advance(b, keyNumber(last)); err != nil {
+		return 0, err
 	}
 	return b.NextSequence()
 }

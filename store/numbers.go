@@ -1,7 +1,6 @@
 package store
 
 import (
-	"fmt"
 	"strconv"
 
 	"github.com/opencontainers/go-digest"
@@ -15,15 +14,8 @@ func (s *Store) LayersByTOC(tocs []digest.Digest) ([]uint64, error) {
 	err := s.view(func(tx *bolt.Tx) error {
 		for i, toc := range tocs {
 			var row LayerRow
-			n := tx.Bucket(bucketLayerTOC).Get([]byte(toc))
-			if n == nil {
-				return fmt.Errorf("layer with TOC %s: %w", toc, ErrNotFound)
-			}
-			if err := getLayer(tx, keyNumber(n), &row); err != nil {
+			if err := findLayer(tx, bucketLayerTOC, "TOC", toc, &row); err != nil {
 				return err
-			}
-			if row.TOC != toc {
-				return fmt.Errorf("layer with TOC %s: %w: the index leads to layer %d", toc, ErrCorrupt, row.Number)
 			}
 			numbers[i] = row.Number
 		}
@@ -42,6 +34,7 @@ func (s *Store) Advance(then Identity) error {
 	})
 }
 
+// advance makes the sequence of a bucket n at least.
 func advance(b *bolt.Bucket, n uint64) error {
 	if b.Sequence() >= n {
 		return nil

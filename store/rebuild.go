@@ -273,18 +273,14 @@ func (w *salvaged) fill(tx *bolt.Tx) error {
 				return err
 			}
 		}
-		if n := w.sequence[name]; n > 0 {
-			if err := b.SetSequence(n); err != nil {
-				return err
-			}
+		if err := advance(b, w.sequence[name]); err != nil {
+			return err
 		}
 	}
 	views := tx.Bucket(bucketViews)
 	for k := range w.rows[string(bucketViews)] {
-		if n := keyNumber([]byte(k)); n > views.Sequence() {
-			if err := views.SetSequence(n); err != nil {
-				return err
-			}
+		if err := advance(views, keyNumber([]byte(k))); err != nil {
+			return err
 		}
 	}
 	return putIdentity(tx)

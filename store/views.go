@@ -172,7 +172,6 @@ func dropViewsOf(tx *bolt.Tx, n uint64) error {
 		var row viewRow
 		if decodeRow(bucketViews, k, v, &row) == nil && slices.Contains(row.Layers, n) {
 			gone = append(gone, slices.Clone(k))
-			return nil
 		}
 		return nil
 	})

@@ -84,24 +84,6 @@ func digestFile(path string) (digest.Digest, error) {
 	return digest.SHA256.FromReader(f)
 }
 
-// LayerContent says whether everything is here that a layer taken from a tar is of: its files, and every content that
-// objectsOf lists, with its length. ErrNotFound or ErrCorrupt names the first that is not.
-func (s *Store) LayerContent(row *LayerRow, objectsOf func(index []byte) ([]ObjectRef, error)) error {
-	if err := s.LayerFiles(row); err != nil {
-		return err
-	}
-	refs, err := s.layerObjects(row.Number, objectsOf)
-	if err != nil {
-		return fmt.Errorf("layer %d: %w: %w", row.Number, ErrCorrupt, err)
-	}
-	for _, ref := range refs {
-		if ref.Size > 0 && !s.HasObject(ref.Digest, ref.Size) {
-			return fmt.Errorf("layer %d: object %s: %w", row.Number, ref.Digest, ErrNotFound)
-		}
-	}
-	return nil
-}
-
 // restoreLayer gives a layer whose row cannot be read a row with what the keys say.
 func (s *Store) restoreLayer(tx *bolt.Tx, n uint64) error {
 	row := layerFromKeys(tx, n)

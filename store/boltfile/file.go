@@ -110,9 +110,6 @@ func (f *File) checkMeta() error {
 	return nil
 }
 
-// Transaction is the number of the last transaction that the file shows.
-func (f *File) Transaction() uint64 { return f.meta.txn }
-
 // page is the content of a page with its overflow.
 type page struct {
 	id           uint64
