@@ -5,7 +5,7 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/tocsin/tocsin/chunked"
+	"github.com/tocsin/tocsin/chunked/fill"
 	"github.com/tocsin/tocsin/store"
 )
 
@@ -29,22 +29,9 @@ func (c *collecting) step() {
 }
 
 func (c *collecting) collect() {
-	if _, err := c.st.GC(c.t.Context(), store.GCOptions{Grace: -1, Objects: objectRefs}); err != nil {
+	if _, err := c.st.GC(c.t.Context(), store.GCOptions{Grace: -1, Objects: fill.IndexObjects}); err != nil {
 		c.t.Error(err)
 	}
-}
-
-// objectRefs are the files that a layer's index names.
-func objectRefs(index []byte) (refs []store.ObjectRef, err error) {
-	x, err := chunked.OpenIndex(index)
-	if err != nil {
-		return nil, err
-	}
-	for i := range x.NumObjects() {
-		o := x.Object(i)
-		refs = append(refs, store.ObjectRef{Digest: o.Digest, Size: o.Size, List: o.List})
-	}
-	return refs, nil
 }
 
 // A list of two images, whose files are here as garbage, comes into the store while gc runs at one step of it, or at each:

@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/tocsin/tocsin/chunked/fill"
 	"github.com/tocsin/tocsin/integration/front"
 	"github.com/tocsin/tocsin/manifest"
 	"github.com/tocsin/tocsin/store"
@@ -106,11 +107,11 @@ func identical(w *world, a, b string) {
 func (w *world) clean() {
 	w.t.Helper()
 	for range 2 {
-		found, err := w.env.Store.Check(w.t.Context(), store.CheckOptions{Verify: true, Objects: objectRefs})
+		found, err := w.env.Store.Check(w.t.Context(), store.CheckOptions{Verify: true, Objects: fill.IndexObjects})
 		if err != nil || len(found) != 0 {
 			w.t.Errorf("check: %+v (%v)", found, err)
 		}
-		if _, err := w.env.Store.GC(w.t.Context(), store.GCOptions{Grace: -1, Objects: objectRefs}); err != nil {
+		if _, err := w.env.Store.GC(w.t.Context(), store.GCOptions{Grace: -1, Objects: fill.IndexObjects}); err != nil {
 			w.t.Error(err)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/tocsin/tocsin/chunked"
+	"github.com/tocsin/tocsin/chunked/fill"
 	"github.com/tocsin/tocsin/manifest"
 	"github.com/tocsin/tocsin/store"
 )
@@ -228,7 +229,7 @@ func readIndex(ctx context.Context, blob io.ReaderAt, l manifest.Layer) (_ *open
 		return nil, err
 	}
 	t := &openTOC{regions: store.RegionsIn(os.TempDir())}
-	t.ws = workspace(ctx, t.regions)
+	t.ws = fill.Workspace(ctx, t.regions)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, t.Close())
@@ -241,11 +242,6 @@ func readIndex(ctx context.Context, blob io.ReaderAt, l manifest.Layer) (_ *open
 	t.split = split
 	t.index, err = chunked.OpenIndex(b)
 	return t, err
-}
-
-// workspace is what a long computation gets: memory in files, and an end.
-func workspace(ctx context.Context, regions *store.Regions) *chunked.Workspace {
-	return &chunked.Workspace{Region: regions.Region, Stop: func() error { return context.Cause(ctx) }}
 }
 
 func readRange(blob io.ReaderAt, at manifest.Range) ([]byte, error) {

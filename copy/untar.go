@@ -13,6 +13,7 @@ import (
 	tarsplit "github.com/vbatts/tar-split/tar/storage"
 
 	"github.com/tocsin/tocsin/chunked"
+	"github.com/tocsin/tocsin/chunked/fill"
 	"github.com/tocsin/tocsin/copy/compression"
 	"github.com/tocsin/tocsin/manifest"
 	"github.com/tocsin/tocsin/store"
@@ -40,7 +41,7 @@ func (im *importer) tarLayerOnce(ctx context.Context, l manifest.Layer, meter Me
 	batch := im.env.Store.NewBatch()
 	regions := im.env.Store.NewRegions()
 	defer func() { err = errors.Join(err, regions.Close()) }()
-	u, err := untar(workspace(ctx, regions), stream, batch, l.DiffID.Algorithm())
+	u, err := untar(fill.Workspace(ctx, regions), stream, batch, l.DiffID.Algorithm())
 	if err := errors.Join(stream.Close(), err); err != nil {
 		return 0, errors.Join(err, batch.Abort())
 	}

@@ -7,11 +7,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
-	"github.com/tocsin/tocsin/chunked"
 	"github.com/tocsin/tocsin/chunked/fill"
 	"github.com/tocsin/tocsin/integration/front"
 	"github.com/tocsin/tocsin/manifest"
@@ -316,7 +314,7 @@ func TestRotInACompleteObject(t *testing.T) {
 	}
 	for _, name := range objects {
 		rotten := openLocal(t, copied(t, root, filepath.Join("objects", name), flipped(0, 1)), f)
-		o := store.CheckOptions{Verify: true, Objects: objectsOf}
+		o := store.CheckOptions{Verify: true, Objects: fill.IndexObjects}
 		found, err := rotten.store.Check(t.Context(), o)
 		if err != nil || len(found) != 1 || !strings.Contains(found[0].Object, name) || found[0].Done {
 			t.Errorf("check found %+v, %v", found, err)
@@ -333,17 +331,4 @@ func TestRotInACompleteObject(t *testing.T) {
 		sameOrFailed(t, "repaired", want, got, failed)
 		rotten.close()
 	}
-}
-
-func objectsOf(index []byte) ([]store.ObjectRef, error) {
-	x, err := chunked.OpenIndex(index)
-	if err != nil {
-		return nil, err
-	}
-	var refs []store.ObjectRef
-	for i := range x.NumObjects() {
-		o := x.Object(i)
-		refs = append(refs, store.ObjectRef{Digest: o.Digest, Size: o.Size, List: o.List})
-	}
-	return slices.Clip(refs), nil
 }

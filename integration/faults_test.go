@@ -212,7 +212,7 @@ func (l *local) wantNoName(t *testing.T) {
 	if _, _, err := l.store.Resolve("docker.io/library/faulty:latest"); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("the name of a copy that failed: %v", err)
 	}
-	found, err := l.store.Check(t.Context(), store.CheckOptions{Verify: true, Objects: objectsOf})
+	found, err := l.store.Check(t.Context(), store.CheckOptions{Verify: true, Objects: fill.IndexObjects})
 	if err != nil || len(found) > 0 {
 		t.Errorf("check after a copy that failed: %v, %v", found, err)
 	}

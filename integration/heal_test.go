@@ -12,7 +12,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/tocsin/tocsin/chunked"
+	"github.com/tocsin/tocsin/chunked/fill"
 	"github.com/tocsin/tocsin/copy"
 	"github.com/tocsin/tocsin/manifest"
 	"github.com/tocsin/tocsin/store"
@@ -83,24 +83,8 @@ func (s *sick) tree(t *testing.T, l *local, name string) shown {
 
 func (s *sick) options(l *local, repair bool) store.CheckOptions {
 	o := checkAll
-	o.Chunks, o.Repair, o.Mend, o.Remake = chunksOf, repair, l.pool.Mend, l.pool.ViewOf
+	o.Chunks, o.Repair, o.Mend, o.Remake = fill.IndexChunks, repair, l.pool.Mend, l.pool.ViewOf
 	return o
-}
-
-func chunksOf(index []byte, i int) ([]store.Span, error) {
-	x, err := chunked.OpenIndex(index)
-	if err != nil {
-		return nil, err
-	}
-	spans := make([]store.Span, x.NumChunks(i))
-	for j := range spans {
-		c := x.Chunk(i, j)
-		spans[j] = store.Span{Off: c.Off, Size: c.Size}
-		if !c.Zeros {
-			spans[j].Digest = c.Digest
-		}
-	}
-	return spans, nil
 }
 
 // heal does what an operator does: check --verify, check --repair, with --rebuild where nothing else will open the
@@ -325,7 +309,7 @@ func TestRotStopsGCForItself(t *testing.T) {
 	if err := l.store.RemoveName(ref(t, "store:sick.test/tar:1").StoreName()); err != nil {
 		t.Fatal(err)
 	}
-	found, err := l.store.GC(t.Context(), store.GCOptions{Grace: -1, Objects: objectsOf})
+	found, err := l.store.GC(t.Context(), store.GCOptions{Grace: -1, Objects: fill.IndexObjects})
 	if err != nil {
 		t.Fatal(err)
 	}

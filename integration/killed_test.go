@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/tocsin/tocsin/chunked"
+	"github.com/tocsin/tocsin/chunked/fill"
 	"github.com/tocsin/tocsin/copy"
 	"github.com/tocsin/tocsin/integration/front"
 	"github.com/tocsin/tocsin/integration/harness"
@@ -356,7 +357,7 @@ func checkClean(t *testing.T, what, root string) {
 		t.Fatal(err)
 	}
 	defer st.Close()
-	found, err := st.Check(t.Context(), store.CheckOptions{Verify: true, Objects: objectsOf,
+	found, err := st.Check(t.Context(), store.CheckOptions{Verify: true, Objects: fill.IndexObjects,
 		Index: func(b []byte) error { _, err := chunked.OpenIndex(b); return err },
 		View:  func(b []byte) error { _, err := chunked.OpenView(b); return err }})
 	if err != nil || len(found) > 0 {

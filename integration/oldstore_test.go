@@ -111,7 +111,7 @@ func (o old) open(t *testing.T) *local {
 
 var checkAll = store.CheckOptions{
 	Verify:  true,
-	Objects: objectsOf,
+	Objects: fill.IndexObjects,
 	Index:   func(b []byte) error { _, err := chunked.OpenIndex(b); return err },
 	View:    func(b []byte) error { _, err := chunked.OpenView(b); return err },
 }

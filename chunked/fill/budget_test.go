@@ -141,10 +141,10 @@ func TestBuildsEndWithThePool(t *testing.T) {
 	defer regions.Close()
 	ref := b.written.TOC
 	raw := [2][]byte{b.bytes[ref.TOC.Off:ref.TOC.End()], b.bytes[ref.TarSplit.Off:ref.TarSplit.End()]}
-	if _, _, err := verifyTOC(workspace(ended, regions), raw, ref, b.written.Size); !errors.Is(err, ErrClosed) {
+	if _, _, err := verifyTOC(Workspace(ended, regions), raw, ref, b.written.Size); !errors.Is(err, ErrClosed) {
 		t.Errorf("a TOC: %v", err)
 	}
-	if _, err := chunked.Merge(workspace(ended, regions), []*chunked.Index{l.Index()}); !errors.Is(err, ErrClosed) {
+	if _, err := chunked.Merge(Workspace(ended, regions), []*chunked.Index{l.Index()}); !errors.Is(err, ErrClosed) {
 		t.Errorf("a view: %v", err)
 	}
 	p.Close()

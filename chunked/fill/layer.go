@@ -116,7 +116,7 @@ func (p *Pool) fetchLayer(ctx context.Context, spec LayerSpec, src Source) (n ui
 	defer done()
 	regions := p.st.NewRegions()
 	defer func() { err = errors.Join(err, regions.Close()) }()
-	index, tarsplit, err := verifyTOC(workspace(ctx, regions), raw.parts, ref, spec.Blob.Size)
+	index, tarsplit, err := verifyTOC(Workspace(ctx, regions), raw.parts, ref, spec.Blob.Size)
 	if err != nil {
 		if errors.Is(err, chunked.ErrDigestMismatch) {
 			p.count.mismatches.Add(1)
@@ -131,8 +131,9 @@ func (p *Pool) fetchLayer(ctx context.Context, spec LayerSpec, src Source) (n ui
 	return p.st.PutLayer(row, index, tarsplit)
 }
 
-// workspace is what a long computation gets: memory in files, and an end.
-func workspace(ctx context.Context, regions *store.Regions) *chunked.Workspace {
+// Workspace is what a long computation of package chunked gets: the memory of
+// regions, and an end.
+func Workspace(ctx context.Context, regions *store.Regions) *chunked.Workspace {
 	return &chunked.Workspace{Region: regions.Region, Stop: func() error { return context.Cause(ctx) }}
 }
 
@@ -331,7 +332,7 @@ func (p *Pool) merge(ctx context.Context, c store.Chain, damaged uint64) (n uint
 	defer done()
 	regions := p.st.NewRegions()
 	defer func() { err = errors.Join(err, regions.Close()) }()
-	tree, err := chunked.Merge(workspace(ctx, regions), indexes)
+	tree, err := chunked.Merge(Workspace(ctx, regions), indexes)
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w", c, err)
 	}

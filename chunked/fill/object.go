@@ -131,13 +131,7 @@ func (h handle) init(lazy bool) error {
 	}
 	l.again()
 	o.of = l
-	part, err := o.pool.st.OpenPartial(o.key, func(i int) store.Span {
-		c := l.index.Chunk(x, i)
-		if c.Zeros {
-			return store.Span{Off: c.Off, Size: c.Size}
-		}
-		return store.Span{Off: c.Off, Size: c.Size, Digest: c.Digest}
-	}, n)
+	part, err := o.pool.st.OpenPartial(o.key, func(i int) store.Span { return spanOf(l.index.Chunk(x, i)) }, n)
 	if errors.Is(err, store.ErrComplete) { // since we looked
 		o.state.stored = true
 		return nil

@@ -75,7 +75,7 @@ func (l *Layer) prove(ctx context.Context, w io.Writer, row *store.LayerRow, spl
 	defer done()
 	regions := l.pool.st.NewRegions()
 	defer func() { err = errors.Join(err, regions.Close()) }()
-	return verdict(chunked.ProveTar(workspace(ctx, regions), w, l.index, split, l.openComplete))
+	return verdict(chunked.ProveTar(Workspace(ctx, regions), w, l.index, split, l.openComplete))
 }
 
 // tarBuffer is how much of a tar is handed on at once.

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tocsin/tocsin/chunked"
+	"github.com/tocsin/tocsin/chunked/fill"
 	"github.com/tocsin/tocsin/snapshotter"
 	"github.com/tocsin/tocsin/store"
 )
@@ -20,7 +21,7 @@ func newGC(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "gc", Short: "Remove what no name and no pin leads to", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o.Objects = objectsOf
+			o.Objects = fill.IndexObjects
 			return a.gc(cmd, o)
 		},
 	}
@@ -44,7 +45,7 @@ registry is known for comes back when the image is pulled again.
 store, keeps the damaged one as index.db.damaged-TIME, says what is lost, and goes on as --repair. A daemon on this store
 must be started again afterwards.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o.Objects, o.Chunks = objectsOf, chunksOf
+			o.Objects, o.Chunks = fill.IndexObjects, fill.IndexChunks
 			o.Index = func(b []byte) error { _, err := chunked.OpenIndex(b); return err }
 			o.View = func(b []byte) error { _, err := chunked.OpenView(b); return err }
 			if rebuild {
@@ -120,35 +121,4 @@ func printFindings(out io.Writer, findings []store.Finding) (bytes int64) {
 		bytes += f.Bytes
 	}
 	return bytes
-}
-
-// chunksOf lists the chunks of the ith content that objectsOf lists.
-func chunksOf(index []byte, i int) ([]store.Span, error) {
-	x, err := chunked.OpenIndex(index)
-	if err != nil {
-		return nil, err
-	}
-	spans := make([]store.Span, x.NumChunks(i))
-	for j := range spans {
-		c := x.Chunk(i, j)
-		spans[j] = store.Span{Off: c.Off, Size: c.Size}
-		if !c.Zeros {
-			spans[j].Digest = c.Digest
-		}
-	}
-	return spans, nil
-}
-
-// objectsOf lists the content that a layer index names, for the store, which does not know the format.
-func objectsOf(index []byte) ([]store.ObjectRef, error) {
-	x, err := chunked.OpenIndex(index)
-	if err != nil {
-		return nil, err
-	}
-	refs := make([]store.ObjectRef, x.NumObjects())
-	for i := range refs {
-		o := x.Object(i)
-		refs[i] = store.ObjectRef{Digest: o.Digest, Size: o.Size, List: o.List}
-	}
-	return refs, nil
 }

@@ -140,7 +140,7 @@ func (a *app) collect(ctx context.Context, l *local, fs *lazyfs.FS) {
 		case <-ctx.Done():
 			return
 		case <-gc.C:
-			findings, err := l.store.GC(ctx, store.GCOptions{Objects: objectsOf, DropView: fs.DropView})
+			findings, err := l.store.GC(ctx, store.GCOptions{Objects: fill.IndexObjects, DropView: fs.DropView})
 			a.log.Info("gc", "findings", len(findings), "err", err)
 		case <-sweep.C:
 			if err := errors.Join(fs.Sweep(), l.pool.Sweep()); err != nil {
