@@ -26,14 +26,13 @@ const maxZerosWritten = 1 << 30
 // The headers are parsed by tar-split's fork of archive/tar, because that is what every reader compares a TOC with. The
 // exact bytes do not depend on it: all it reads goes through the recorder below it, and what is not content is header.
 type splitter struct {
-	rec   *recorder
-	tar   *tar.Reader
-	names map[string]struct{} // clean ones of markers
-	tree  *IndexBuilder       // what a reader would make of the entries, to refuse early what it would refuse
-	scan  *tarScanner         // of the headers, to refuse what another reader would take apart differently
-	out   *batch
-	next  func(full *batch) (*batch, error) // hands on a batch, returns an empty one
-	win   []byte
+	rec  *recorder
+	tar  *tar.Reader
+	tree *IndexBuilder // what a reader would make of the entries, to refuse early what it would refuse
+	scan *tarScanner   // of the headers, to refuse what another reader would take apart differently
+	out  *batch
+	next func(full *batch) (*batch, error) // hands on a batch, returns an empty one
+	win  []byte
 }
 
 func newSplitter(ws *Workspace, r io.Reader, next func(full *batch) (*batch, error)) *splitter {
@@ -41,7 +40,7 @@ func newSplitter(ws *Workspace, r io.Reader, next func(full *batch) (*batch, err
 	tree := newStrictBuilder(ws)
 	return &splitter{
 		rec: rec, tar: tar.NewReader(rec), next: next,
-		names: make(map[string]struct{}), tree: tree, scan: newTarScanner(), win: make([]byte, 0, windowSize),
+		tree: tree, scan: newTarScanner(), win: make([]byte, 0, windowSize),
 	}
 }
 
@@ -96,12 +95,6 @@ func (s *splitter) entry(hdr *tar.Header) (*wireEntry, error) {
 	name, err := CleanName(hdr.Name)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnsayable, err)
-	}
-	if strings.Contains(name, metaPrefix) { // the tree drops most of these
-		if _, twice := s.names[name]; twice {
-			return nil, fmt.Errorf("%w: %w", ErrUnsayable, ErrPathTwice)
-		}
-		s.names[name] = struct{}{}
 	}
 	if e.Size > 0 && hasMarker(name) {
 		return nil, unsayable("whiteout with content")

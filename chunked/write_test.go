@@ -337,6 +337,7 @@ func TestCompressRefuses(t *testing.T) {
 		{"path twice is unsayable too", makeTar(t, reg("a", nil), reg("a", nil)), ErrUnsayable},
 		{"path twice in other words", makeTar(t, reg("a", nil), reg("./a", nil)), ErrPathTwice},
 		{"directory twice", makeTar(t, other(tar.TypeDir, "d/", ""), other(tar.TypeDir, "d", "")), ErrPathTwice},
+		{"opaque marker twice", makeTar(t, reg("d/.wh..wh..opq", nil), reg("./d/.wh..wh..opq", nil)), ErrPathTwice},
 		{"root twice", makeTar(t, other(tar.TypeDir, "./", ""), other(tar.TypeDir, "/", "")), ErrPathTwice},
 		{"path twice through a symlink", makeTar(t, reg("d/f", nil), other(tar.TypeSymlink, "l", "d"), reg("l/f", nil)), ErrUnsayable},
 		{"parent in a name", makeTar(t, reg("a/../b", nil)), ErrUnsayable},
