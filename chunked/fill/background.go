@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 )
@@ -100,26 +101,21 @@ func (p *Pool) Abandon(n uint64) {
 	p.behind.end(n, errAbandoned)
 	p.mu.Lock()
 	l := p.layers[n]
-	var hosts []*scheduler
-	for _, s := range p.hosts {
-		hosts = append(hosts, s)
+	if l == nil {
+		p.mu.Unlock()
+		return
 	}
-	var open []*object
-	for _, o := range p.objects {
+	hosts := slices.Collect(maps.Values(p.hosts))
+	open := slices.Collect(maps.Values(p.objects))
+	for _, o := range open {
 		o.retain()
-		open = append(open, o)
 	}
 	p.mu.Unlock()
 	for _, o := range open {
-		if l != nil {
-			o.abandon(l)
-		}
+		o.abandon(l)
 		o.release()
 	}
 	for _, s := range hosts {
-		if l == nil {
-			break
-		}
 		for _, d := range s.withdraw(l) {
 			d.obj.settle(d, errAbandoned)
 		}

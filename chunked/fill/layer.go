@@ -141,7 +141,7 @@ func Workspace(ctx context.Context, regions *store.Regions) *chunked.Workspace {
 // fetched lie in files, and small ones have a budget of their own.
 func tocCost(ref *manifest.TOCRef) int64 {
 	if ref == nil { // of a row that was made again from its key
-		ref = &manifest.TOCRef{TOCRawLen: manifest.MaxTOCSize}
+		ref = &manifest.TOCRef{TOCRawLen: manifest.MaxTOCRaw}
 	}
 	return chunked.BuildCost(ref) - ref.TOC.Len - ref.TarSplit.Len
 }
