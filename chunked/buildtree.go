@@ -232,8 +232,7 @@ func (t *buildTree) target(n *buildInode) []byte { return t.strs.b[n.ref:][:n.si
 
 // xattr returns an attribute of an inode.
 func (t *buildTree) xattr(n *buildInode, i int) xattr {
-	le, p := binary.LittleEndian, t.pairs.at(int32(n.pairs.first)+int32(i))
-	return xattr{t.strs.b[le.Uint32(p):][:le.Uint32(p[4:])], t.strs.b[le.Uint32(p[8:]):][:le.Uint32(p[12:])]}
+	return decodePair(t.pairs.at(int32(n.pairs.first)+int32(i)), t.strs.b)
 }
 
 // findXattr returns where an attribute is among those of an inode, or would be.

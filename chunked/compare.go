@@ -1,7 +1,6 @@
 package chunked
 
 import (
-	"bytes"
 	"fmt"
 	"slices"
 )
@@ -109,7 +108,7 @@ func (c *comparison) pair(path string, a, b uint32) {
 		{"time", r.MtimeSec == s.MtimeSec && r.MtimeNsec == s.MtimeNsec},
 		{"device number", r.RdevMajor == s.RdevMajor && r.RdevMinor == s.RdevMinor},
 		{"link target", c.toc.Readlink(a) == c.tar.Readlink(b)},
-		{"xattr", slices.EqualFunc(c.toc.xattrs(a), c.tar.xattrs(b), func(x, y xattr) bool { return bytes.Equal(x.name, y.name) && bytes.Equal(x.value, y.value) })},
+		{"xattr", slices.EqualFunc(c.toc.xattrs(a), c.tar.xattrs(b), xattr.equal)},
 		{"content", c.sameContent(a, b)},
 		{"hard links", r.Mode&modeType == modeDir || r.Nlink == s.Nlink},
 		{"opaque", r.Flags&flagOpaque == s.Flags&flagOpaque},

@@ -11,9 +11,10 @@ const viewMagic = "tocvew01"
 
 // Merge returns the tree, as OpenView reads it, that overlayfs would show of layers given bottom to top: a directory
 // merges with those below it unless it is opaque, anything else replaces, a whiteout deletes. A directory that the upper
-// layer only implies has the attributes containerd's apply would copy, see mergeimplied.go. The root is always 0755 0:0 and time 0. The names of a hardlink that are visible share an
-// entry, whose link count is that of its own layer. The same layers give the same bytes, which lie in the memory
-// of ws. Errors that wrap neither ErrMalformed nor ErrTooBig are those of ws.
+// layer only implies has the attributes containerd's apply would copy, see mergeimplied.go. The root is always 0755 0:0 and
+// time 0. The names of a hardlink that are visible share an entry, whose link count is that of its own layer. The same
+// layers give the same bytes, which lie in the memory of ws. Errors that wrap neither ErrMalformed nor ErrTooBig are those
+// of ws.
 func Merge(ws *Workspace, layers []*Index) ([]byte, error) {
 	if len(layers) > MaxLayers {
 		return nil, tooBig("%d layers in one view, more than %d", len(layers), MaxLayers)

@@ -11,6 +11,17 @@ type xattr struct {
 	name, value []byte
 }
 
+func (x xattr) equal(y xattr) bool {
+	return bytes.Equal(x.name, y.name) && bytes.Equal(x.value, y.value)
+}
+
+// decodePair reads where an attribute's name and value are among strings.
+func decodePair(pair, strs []byte) xattr {
+	le := binary.LittleEndian
+	_ = pair[pairLen-1]
+	return xattr{strs[le.Uint32(pair):][:le.Uint32(pair[4:])], strs[le.Uint32(pair[8:]):][:le.Uint32(pair[12:])]}
+}
+
 // tableWriter collects the sections of a table.
 type tableWriter struct {
 	ws    *Workspace
@@ -142,9 +153,7 @@ func (w *tableWriter) addPair(x xattr) error {
 }
 
 func (w *tableWriter) pair(n int32) xattr {
-	le, strs := binary.LittleEndian, w.sec[secStrings].b
-	p := w.sec[secPairs].b[int(n)*pairLen:][:pairLen]
-	return xattr{strs[le.Uint32(p):][:le.Uint32(p[4:])], strs[le.Uint32(p[8:]):][:le.Uint32(p[12:])]}
+	return decodePair(w.sec[secPairs].b[int(n)*pairLen:][:pairLen], w.sec[secStrings].b)
 }
 
 // isSet says whether a set that was written is this one.
@@ -155,7 +164,7 @@ func (w *tableWriter) isSet(id int32, set []xattr) bool {
 		return false
 	}
 	for i, x := range set {
-		if have := w.pair(first + int32(i)); !bytes.Equal(have.name, x.name) || !bytes.Equal(have.value, x.value) {
+		if !w.pair(first + int32(i)).equal(x) {
 			return false
 		}
 	}
