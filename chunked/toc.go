@@ -20,9 +20,9 @@ import (
 const frameHeader = 8
 
 // ParseTOC verifies and parses a TOC and holds all of it in memory; IndexTOC does not. Nothing of compressed is looked at
-// before its digest was compared with ref's. What spec/zstd-chunked.md 1.6 lists is refused with ErrMalformed, or ErrTooBig
-// where a limit says so, and so is what BuildIndex refuses; wrong bytes are ErrDigestMismatch. blobSize bounds the chunks when
-// it is not negative.
+// before its digest was compared with ref's. A TOC that does not say of each file, once, what it is and where it lies is
+// refused with ErrMalformed, or ErrTooBig where a limit says so, and so is what BuildIndex refuses; wrong bytes are
+// ErrDigestMismatch. blobSize bounds the chunks when it is not negative.
 func ParseTOC(compressed []byte, ref *manifest.TOCRef, blobSize int64) (*TOC, error) {
 	p := newTOCParser(nil, ref, blobSize)
 	p.keep = true
